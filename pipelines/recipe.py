@@ -1,0 +1,317 @@
+"""A recipe: the four elements of deep learning (data, model, loss, algorithm) and a seed.
+
+Recipes are frozen, typed and validated, and round-trip through JSON. Everything that changes one
+(the command line, ``ablate``, ``tune``, ``crossval``) goes through :func:`override`. This module
+loads neither TensorFlow nor Keras; options of a named choice are checked where it is built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RecipeError(ValueError):
+    """A recipe, or a change to one, that makes no sense. The message says what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Choice(BaseModel):
+    """A named part with its options, flat: ``{"name": "sgd", "learning_rate": 0.1}``.
+
+    The options are the keyword arguments of the function or class that the name stands for;
+    :func:`epochal.pipelines.choices.check` holds them against its signature.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return parse_choice(value) if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        return f"{self.name}({arguments})" if arguments else self.name
+
+
+def parse_choice(text: str) -> dict[str, Any]:
+    """``"sgd(learning_rate=0.1)"`` -> ``{"name": "sgd", "learning_rate": 0.1}``; literals only."""
+    name, parenthesis, rest = text.strip().partition("(")
+    if not name or (parenthesis and not rest.endswith(")")):
+        raise RecipeError(f"Cannot read {text!r}. Write a name, or name(option=value, ...).")
+    try:
+        call = ast.parse(f"_({rest[:-1]})" if parenthesis else "_()", mode="eval").body
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("options are given by name")
+        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise RecipeError(
+            f"Cannot read the options of {text!r} ({error}). Write name(option=value, ...) with "
+            "numbers, quoted strings, lists, True, False or None as values."
+        ) from None
+    return {"name": name.strip(), **options}
+
+
+class Data(_Strict):
+    """Element 1: what is learnt from."""
+
+    source: str
+    """Where the examples come from: builtin:NAME, tfds:NAME[/CONFIG], folder:PATH, images:PATH,
+    csv:PATH, or `python` for arrays given to `train`. `@name` in place of a path is a set of the
+    catalogue."""
+    ops: str = ""
+    """Preprocessing as a chain, e.g. "random_crop(32, padding=4)|flip_lr|standardize". Random ops
+    act in training; in evaluation and serving each takes its documented deterministic form."""
+    batch_size: Count = 32
+    """Examples in an optimizer step."""
+    shuffle: bool = True
+    """Whether each pass over the training split has an order of its own."""
+    validation_fraction: Fraction = 0.1
+    """Share of the training examples set apart for validation, where the source has no such
+    split."""
+    test_fraction: Fraction = 0.2
+    """Share of all examples set apart for the test, where the source has no test split."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which examples go into which split; independent of the training seed."""
+    train_examples: Count | None = None
+    """Use only so many examples of the training split (stratified for classification)."""
+    target: str | None = None
+    """csv: the column to predict; by default the last."""
+    task: Literal["classification", "regression"] | None = None
+    """csv and arrays: what to predict; by default inferred from the target."""
+    standardize_target: bool = False
+    """Regression: train on (y - mean) / standard deviation of the training targets. Metrics,
+    predictions and exports stay in the target's own units."""
+    skip_corrupt: bool = False
+    """folder and images: leave out unreadable files and count them, instead of stopping."""
+    shuffle_window: Count = 16_384
+    """Streamed sets: examples held in memory for shuffling, after a seeded order of the shards."""
+    cache_mib: Annotated[int, Field(ge=0)] = 2_048
+    """tfds: a set that decodes to at most so many MiB is held in memory; larger ones stream."""
+
+
+class EarlyStopping(_Strict):
+    """When to stop before the last epoch, and which epoch's weights to keep."""
+
+    monitor: str = "val_loss"
+    """A recorded quantity, e.g. val_loss or val_accuracy."""
+    patience: Count = 10
+    """Epochs without improvement after which training stops."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """The smallest change that counts as an improvement, in the monitored quantity's units."""
+
+
+class Algorithm(_Strict):
+    """Element 4: how the weights are found."""
+
+    optimizer: Choice = Choice(name="adam")
+    """An optimizer and its options; without learning_rate its documented default applies."""
+    schedule: Choice = Choice(name="constant")
+    """How the learning rate goes over the optimizer steps; the optimizer's learning_rate is the
+    peak."""
+    epochs: Count | None = None
+    """Passes over the training split (exactly one of epochs and steps)."""
+    steps: Count | None = None
+    """Optimizer steps (exactly one of epochs and steps)."""
+    steps_per_epoch: Count | None = None
+    """Optimizer steps between validations and checkpoints; by default one pass over the data."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when validation no longer improves. The best epoch's weights are kept in any case."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay: w -= learning_rate * weight_decay * w in every step."""
+    weight_decay_exclude: tuple[str, ...] = ("bias", "gamma", "beta")
+    """Variables whose path contains one of these words as a name are not decayed."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Scale the gradients of a step down to at most this global L2 norm."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Momentum of an exponential moving average of the weights, used to validate and to keep."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras's dtype policy. Weights and losses stay in float32."""
+    jit: bool = False
+    """Compile the training step with XLA. On CPUs it slows convolutions down."""
+    steps_per_execution: Count = 1
+    """Optimizer steps in one call into TensorFlow; more hide Python's overhead on small models."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Algorithm:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        return self
+
+
+class Recipe(_Strict):
+    """Data, model, loss and algorithm: swap one and measure what it contributes."""
+
+    name: str
+    """What the recipe is called in reports and run directories."""
+    data: Data
+    """Element 1: what is learnt from."""
+    model: Choice
+    """Element 2: a name of `epochal list models` and its options."""
+    loss: Choice
+    """Element 3: a name of `epochal list losses` and its options."""
+    algorithm: Algorithm
+    """Element 4: how the weights are found."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Initialisation, order, augmentation and dropout are functions of it."""
+
+    def __init__(self, **fields: Any):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, fields.get("name", "?"))) from None
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON; :meth:`from_json` reads it back to an equal recipe."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Reads :meth:`to_json`'s output. Raises RecipeError naming each bad field."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, "the JSON file")) from None
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """A new recipe with dotted keys changed, e.g. ``{"algorithm.optimizer.name": "radam"}``.
+
+    - A whole choice can be given as text: ``{"algorithm.optimizer": "sgd(learning_rate=0.1)"}``.
+    - A new ``name`` drops the options of the old one; the order of the keys does not matter.
+    - Setting ``algorithm.epochs`` clears ``algorithm.steps``, and the other way round.
+    - Text values are read by the type of their field, so that a command line can pass strings;
+      hyphens in keys count as underscores; "none" clears an optional field.
+
+    Raises RecipeError for an unknown key (naming the nearest) or a value that does not fit.
+    """
+    tree = recipe.model_dump()
+    normal = {key.replace("-", "_"): value for key, value in changes.items()}
+    # Names first: they decide which options exist.
+    for key in sorted(normal, key=lambda k: (k.count("."), not k.endswith(".name"), k)):
+        _set(tree, key, normal[key])
+    for one, other in (("epochs", "steps"), ("steps", "epochs")):
+        if normal.get(f"algorithm.{one}") is not None and f"algorithm.{other}" not in normal:
+            tree["algorithm"][other] = None
+    return Recipe(**tree)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    node, model = tree, Recipe
+    for depth, part in enumerate(parents):
+        if part not in node or _nested(model, part) is None:
+            raise RecipeError(_unknown(key))
+        model = _nested(model, part)
+        if node[part] is None:  # an optional group that is off is switched on by its first key
+            node[part] = model().model_dump()
+        node = node[part]
+        if model is Choice and depth < len(parents) - 1:
+            raise RecipeError(_unknown(key))
+    if model is Choice:
+        if leaf == "name":
+            changed = parse_choice(value) if isinstance(value, str) else {"name": value}
+            if changed["name"] != node["name"] or len(changed) > 1:
+                node.clear()
+                node.update(changed)
+        else:
+            node[leaf] = _literal(value)
+        return
+    if leaf not in model.model_fields:
+        raise RecipeError(_unknown(key))
+    if isinstance(value, str) and value.lower() == "none" and _optional(model, leaf):
+        value = None
+    nested = _nested(model, leaf)
+    if nested is Choice and isinstance(value, str):
+        value = parse_choice(value)
+    elif nested is not None and isinstance(value, BaseModel):
+        value = value.model_dump()
+    elif isinstance(value, str) and "tuple" in str(model.model_fields[leaf].annotation):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    node[leaf] = value
+
+
+def _nested(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    if field not in model.model_fields:
+        return None
+    annotation = model.model_fields[field].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _optional(model: type[BaseModel], field: str) -> bool:
+    return type(None) in getattr(model.model_fields[field].annotation, "__args__", ())
+
+
+def _literal(value: Any) -> Any:
+    """Text from a command line as a Python literal where it is one: "0.1" -> 0.1, "relu" stays."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
+    except (ValueError, SyntaxError):
+        return value
+
+
+def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Every dotted key of a recipe -> (type, docstring). Options of choices are not listed here."""
+    found = {}
+    for name, field in model.model_fields.items():
+        nested = _nested(model, name)
+        kind = "choice" if nested is Choice else _type_name(field)
+        if nested is None or nested is Choice or _optional(model, name):
+            found[prefix + name] = (kind, " ".join((field.description or "").split()))
+        if nested not in (None, Choice):
+            found |= keys(nested, f"{prefix}{name}.")
+    return found
+
+
+def _type_name(field) -> str:
+    text = str(field.annotation).replace("typing.", "")
+    for candidate in ("Annotated[", "epochal.pipelines.recipe."):
+        text = text.replace(candidate, "")
+    if isinstance(field.annotation, type):
+        text = field.annotation.__name__
+    return text.split(", FieldInfo")[0].split(", Ge(")[0]
+
+
+def _unknown(key: str) -> str:
+    known = list(keys())
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # `--epochs` for `--algorithm.epochs`
+        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"A recipe has no key {key!r}.{hint} `epochal show RECIPE --keys` lists all keys."
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "recipe"
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            lines.append(_unknown(where))
+        elif item["type"] == "missing":
+            lines.append(f"`{where}` is missing.")
+        else:
+            given = item.get("input")
+            shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+            lines.append(f"`{where}`: {what}{shown}.")
+    return f"Recipe {name!r} is not valid. " + " ".join(lines)
