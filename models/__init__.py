@@ -1,5 +1,41 @@
+"""What is learnt: architectures, layers, losses and optimizers, as ordinary Keras objects.
+
+``list_models``, ``model_card`` and ``create_model`` work by name. The modules (``losses``,
+``optimizers``, ``layers``, ...) load on first use: importing this package loads no TensorFlow.
+"""
+
 if __name__ != "epochal.models":
     raise ImportError(
         "This folder is the package `epochal.models`, not a top-level module. Install the project "
         "(`pip install -e .` in the checkout) and use `from epochal import models`."
     )
+
+from importlib import import_module
+from types import ModuleType
+
+from .registry import create_model, list_models, model_card
+
+_MODULES = (
+    "callbacks",
+    "knn",
+    "layers",
+    "losses",
+    "metrics",
+    "mlp",
+    "optimizers",
+    "registry",
+    "resnet",
+    "schedules",
+    "summary",
+)
+__all__ = ["create_model", "list_models", "model_card"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'epochal.models' has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -1,0 +1,66 @@
+"""Layers that several models share. Each is a registered Keras object: it saves, loads and casts.
+
+``FusedBatchNormalization`` takes the place of Keras's layer because Keras 3 normalises, on
+TensorFlow, by a chain of elementwise operations that read the activations again and again; the
+fused kernel reads them twice. A training step of ResNet-20 (batch 128, float32, 2 CPU cores) falls
+from 274 to 211 ms; without any normalisation it takes 185.
+"""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("epochal")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of images by TensorFlow's fused kernel: Keras's layer, only faster.
+
+    Same arguments, weights, outputs, gradients and moving statistics as
+    ``keras.layers.BatchNormalization``. Inputs and outputs are [n, h, w, c] in the layer's compute
+    dtype; the weights and the statistics stay in float32 also when that is bfloat16 or float16.
+
+    The kernel takes over in training, where it is faster, for inputs of rank 4 normalised over the
+    last axis in these dtypes. Everything else is left to Keras's own code: inference (one
+    multiply-add there too, nothing to gain), frozen layers (which normalise as in inference),
+    masks, other ranks and axes, float64, batch renormalisation, statistics synchronised between
+    devices.
+
+    Source: Ioffe, Szegedy: Batch Normalization (2015), algorithms 1 and 2. As in Keras, and unlike
+    algorithm 2, the moving variance follows the biased variance of the batch: the kernel hands out
+    the unbiased one, so that it is multiplied by (n-1)/n here, n being examples times pixels.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable) or not self._fits(inputs, mask):
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[-1]
+        gamma = ops.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels])
+        beta = ops.convert_to_tensor(self.beta) if self.center else tf.zeros([channels])
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=gamma,
+            offset=beta,
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            data_format="NHWC",
+            is_training=True,
+        )
+        n = tf.cast(tf.size(inputs, out_type=tf.int64) // channels, tf.float32)
+        # With one value a channel the kernel has no unbiased variance to give; it gives zero.
+        variance *= tf.maximum(n - 1.0, 1.0) / n
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+    def _fits(self, inputs, mask) -> bool:
+        return (
+            mask is None
+            and not self.synchronized
+            and not self.renorm
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and inputs.shape[-1] is not None
+            and inputs.dtype in (tf.float32, tf.bfloat16, tf.float16)
+            and self.variable_dtype == "float32"
+        )

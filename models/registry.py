@@ -1,0 +1,266 @@
+"""Names of models, losses, optimizers and schedules. Loads neither TensorFlow nor Keras.
+
+The tables are plain so that listing and tab completion are instant; a test holds every row against
+the code it names. ``get`` imports the module of a row on first use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any
+
+if typing.TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One architecture. ``parameters`` counts trainable weights, for the options in ``example``."""
+
+    module: str
+    """Module under ``epochal.models``."""
+    symbol: str
+    """Function or class in that module; takes keyword arguments and returns a keras.Model."""
+    year: int
+    paper: str
+    """Where it was published: authors, title, section or table."""
+    task: str
+    """What it is for: "classification", "regression", or both joined by "/"."""
+    parameters: int
+    """Trainable weights of the model that ``create_model(name, **example)`` builds."""
+    summary: str
+    """One line for lists."""
+    example: dict[str, Any] = field(default_factory=dict)
+    """Options of the paper's own setting, used by ``epochal show`` when none are given."""
+
+
+_MNIST = {"input_shape": (28, 28, 1), "num_classes": 10}
+_CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
+_HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (2015), section 4.2"
+_BOTH = "classification/regression"
+
+
+def _cifar(kind: str, depth: int, parameters: int) -> ModelEntry:
+    words = {
+        "resnet": "residual net for small images, parameter-free shortcuts (A)",
+        "plain": "the same layers without shortcuts, for comparison",
+    }
+    return ModelEntry(
+        module="resnet",
+        symbol=f"{kind}{depth}",
+        year=2015,
+        paper=_HE,
+        task=_BOTH,
+        parameters=parameters,
+        summary=f"{depth} layers: {words[kind]}",
+        example=_CIFAR,
+    )
+
+
+_CIFAR_COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+MODELS: dict[str, ModelEntry] = {
+    "linear": ModelEntry(
+        module="mlp",
+        symbol="linear",
+        year=1805,
+        paper="Legendre: Nouvelles methodes pour la determination des orbites des cometes (1805)",
+        task=_BOTH,
+        parameters=7_850,
+        summary="y = Wx + b: linear or logistic regression, by its loss",
+        example=_MNIST,
+    ),
+    "mlp": ModelEntry(
+        module="mlp",
+        symbol="mlp",
+        year=1986,
+        paper="Rumelhart, Hinton, Williams: Learning representations by back-propagating errors",
+        task=_BOTH,
+        parameters=235_146,
+        summary="multi-layer perceptron: linear layers with a non-linearity between them",
+        example=_MNIST,
+    ),
+    "knn": ModelEntry(
+        module="knn",
+        symbol="knn",
+        year=1967,
+        paper="Cover, Hart: Nearest neighbor pattern classification",
+        task=_BOTH,
+        parameters=0,
+        summary="exact k nearest neighbours: remembers the training set and lets it vote",
+        example={"input_shape": (28, 28, 1), "num_classes": 10, "capacity": 60_000},
+    ),
+    **{f"resnet{d}": _cifar("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
+    **{f"plain{d}": _cifar("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
+}
+
+# name -> (module under epochal.models, symbol, one line)
+LOSSES: dict[str, tuple[str, str, str]] = {
+    "mse": ("losses", "MeanSquaredError", "mean of (y - f)^2: regression"),
+    "mae": ("losses", "MeanAbsoluteError", "mean of |y - f|: regression with outliers"),
+    "mare": ("losses", "MeanAbsoluteRelativeError", "mean of |y - f| / |y|, defined at y = 0"),
+    "huber": ("losses", "Huber", "square near zero, absolute value beyond delta"),
+    "log-cosh": ("losses", "LogCosh", "log cosh(y - f): a smooth absolute value"),
+    "quantile": ("losses", "Quantile", "pinball loss: learns quantiles of y given x"),
+    "cross-entropy": ("losses", "CrossEntropy", "softmax cross-entropy; label smoothing"),
+    "binary-cross-entropy": ("losses", "BinaryCrossEntropy", "one logit for two classes"),
+    "focal": ("losses", "Focal", "cross-entropy that weighs easy examples down"),
+    "zero-one": ("losses", "ZeroOne", "share of wrong classes; for models without gradients"),
+    "gaussian": ("losses", "GaussianNLL", "likelihood of a normal distribution, variance learnt"),
+    "laplace": ("losses", "LaplaceNLL", "likelihood of a Laplace distribution, scale learnt"),
+    "poisson": ("losses", "PoissonNLL", "likelihood of a Poisson distribution: counts"),
+    "categorical": ("losses", "CategoricalNLL", "likelihood of classes; equals cross-entropy"),
+    "gaussian-mixture": ("losses", "GaussianMixtureNLL", "likelihood of several normals mixed"),
+}
+
+OPTIMIZERS: dict[str, tuple[str, str, str]] = {
+    "sgd": ("optimizers", "SGD", "gradient descent on minibatches"),
+    "momentum": ("optimizers", "Momentum", "gradient descent with a velocity (Polyak 1964)"),
+    "nesterov": ("optimizers", "Nesterov", "momentum with a look ahead (Nesterov 1983)"),
+    "rmsprop": ("optimizers", "RMSprop", "step divided by the running size of the gradient"),
+    "adam": ("optimizers", "Adam", "momentum and adaptive steps, bias-corrected (2014)"),
+    "adamw": ("optimizers", "AdamW", "Adam with decoupled weight decay (2017)"),
+    "radam": ("optimizers", "RAdam", "Adam that waits until its variance is known (2019)"),
+    "lars": ("optimizers", "LARS", "a step size for each layer, for large batches (2017)"),
+    "lookahead": ("optimizers", "Lookahead", "slow weights that follow fast ones (2019)"),
+}
+
+SCHEDULES: dict[str, tuple[str, str, str]] = {
+    "constant": ("schedules", "Constant", "the peak learning rate throughout"),
+    "step": ("schedules", "Step", "multiplied by a factor at given steps"),
+    "cosine": ("schedules", "Cosine", "half a cosine from the peak down, after a warm-up"),
+    "linear": ("schedules", "Linear", "a straight line from the peak down, after a warm-up"),
+    "one-cycle": ("schedules", "OneCycle", "up, then far down, once (Smith 2018)"),
+    "inverse-sqrt": ("schedules", "InverseSqrt", "warm-up, then 1 / sqrt(step) (Vaswani 2017)"),
+    "plateau": ("callbacks", "ReduceOnPlateau", "cut when validation stops improving"),
+}
+
+_TABLES: dict[str, dict[str, Any]] = {
+    "models": MODELS,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+}
+_SINGULAR = {
+    "model": "models",
+    "loss": "losses",
+    "optimizer": "optimizers",
+    "schedule": "schedules",
+}
+
+
+def get(kind: str, name: str) -> Callable[..., Any]:
+    """The function or class behind a name; imports its module (and with it TensorFlow).
+
+    Args:
+        kind: "model", "loss", "optimizer" or "schedule" (the plural will do).
+        name: a row of that kind's table, e.g. "resnet20".
+
+    Raises:
+        ValueError: an unknown kind or name; the message gives the nearest known one.
+    """
+    table = _TABLES.get(_SINGULAR.get(kind, kind))
+    if table is None:
+        raise ValueError(f"There is no kind {kind!r}; the kinds are {', '.join(_SINGULAR)}.")
+    if name not in table:
+        raise ValueError(_unknown(_SINGULAR.get(kind, kind), name, table))
+    row = table[name]
+    module, symbol = (row.module, row.symbol) if isinstance(row, ModelEntry) else row[:2]
+    return getattr(import_module(f"{__package__}.{module}"), symbol)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern, e.g. ``list_models("resnet*")``, in the table's order."""
+    return [name for name in MODELS if fnmatchcase(name, pattern)]
+
+
+def create_model(name: str, **options: Any) -> keras.Model:
+    """Builds a model by name: ``create_model("mlp", input_shape=(64,), num_classes=10)``.
+
+    Args:
+        name: one of :func:`list_models`.
+        **options: keyword arguments of the model's function, see :func:`model_card`.
+
+    Returns:
+        A built keras.Model. It maps [n, *input_shape] to raw float32 outputs (logits)
+        [n, num_classes]; ``knn`` answers vote shares instead.
+
+    Raises:
+        ValueError: an unknown name or option (the nearest is named), or a missing option.
+    """
+    build = get("model", name)
+    known = inspect.signature(build).parameters
+    accepts_more = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for option in options:
+        if option not in known and not accepts_more:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"The model {name!r} has no option {option!r}.{hint} It takes {', '.join(known)}."
+            )
+    missing = [
+        p.name
+        for p in known.values()
+        if p.default is p.empty
+        and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and p.name not in options
+    ]
+    if missing:
+        raise ValueError(
+            f"The model {name!r} needs {', '.join(missing)}; "
+            f"for example create_model({name!r}, {_as_arguments(MODELS[name].example)})."
+        )
+    return build(**options)
+
+
+def model_card(name: str) -> str:
+    """What is known about a model, as Markdown: origin, size, options, deviations.
+
+    Imports the model's module, to read its options and its docstring. Raises ValueError for an
+    unknown name.
+    """
+    build = get("model", name)
+    entry = MODELS[name]
+    options = [
+        f"- `{p.name}`" + ("" if p.default is p.empty else f" = `{p.default!r}`")
+        for p in inspect.signature(build).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+    module = inspect.getdoc(import_module(f"{__package__}.{entry.module}")) or ""
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"{entry.summary[0].upper()}{entry.summary[1:]}.",
+            "",
+            f"- Paper: {entry.paper} ({entry.year})",
+            f"- Task: {entry.task.replace('/', ' or ')}",
+            f"- Trainable parameters: {entry.parameters:,} with {_as_arguments(entry.example)}",
+            f"- Build: `create_model({name!r}, {_as_arguments(entry.example)})`",
+            "",
+            "## Options",
+            "",
+            *options,
+            "",
+            "## About",
+            "",
+            module,
+            "",
+        ]
+    )
+
+
+def _as_arguments(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in options.items())
+
+
+def _unknown(kind: str, name: str, table: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(table)}."
+    return f"There is no {name!r} among the {kind}.{hint}"
