@@ -1,23 +1,179 @@
 """Preprocessing as a readable chain: ``"random_crop(32, padding=4)|flip_lr|standardize"``.
 
-This module knows names, parses chains, and loads no TensorFlow; the ops live in ``image`` and
-``tabular`` beside it. ``TABLE`` is plain so that ``epochal list ops`` is instant; a test holds it
-against the code.
+This module knows names, parses and checks chains, and loads no TensorFlow; the ops live in
+``image`` and ``tabular`` beside it, registered with :func:`op`. ``TABLE`` is plain so that
+``epochal list ops`` is instant; a test holds it against the code.
+
+An op is a function of a whole batch and its literal arguments::
+
+    @op("image", random=True)
+    def flip_lr(images, probability: Share = 0.5, *, rng=None): ...
+
+    @op("features", "columns", fit=_means)
+    def standardize(columns, *, state): ...
+
+- ``images`` is uint8 or float32 [n,h,w,c]; ``columns`` is a dict of tensors [n] or [n,f] (kind
+  "features" is the one column "features"). An op returns the same form and depends on no row but
+  a row's own.
+- ``fit`` learns from the training split only: ``fit(data, *same arguments) -> dict`` that JSON can
+  hold. Image ops get an iterator over NumPy batches, tabular ops the dict of NumPy columns, both as
+  the earlier ops of the chain leave them. The op receives the result as ``state``.
+- A ``random`` op receives ``rng`` in training, whose draws ([n], one a row) are functions of the
+  seed, the epoch, the example's index and the op's place in the chain; with ``rng=None``
+  (evaluation, serving) it takes its deterministic form.
+- Annotations of the arguments are checked by pydantic before any data are read.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import inspect
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 # name -> (kinds of data it acts on, one line)
-TABLE: dict[str, tuple[tuple[str, ...], str]] = {}
+_IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
+    "scale": (("image",), "pixel values 0..255 to a range, by default 0..1"),
+    "standardize": (("image",), "(x - mean) / standard deviation of training data"),
+    "flatten": (("image",), "each image as one row of numbers"),
+    "resize": (("image",), "images of this height and width"),
+    "central_crop": (("image",), "the middle of the image"),
+    "pad": (("image",), "a border on all four sides"),
+    "random_crop": (("image",), "a random window of the padded image; evaluation: the middle"),
+    "flip_lr": (("image",), "mirror left and right at random; evaluation: nothing"),
+    "translate": (("image",), "move by random whole pixels; evaluation: nothing"),
+    "cutout": (("image",), "blank a random square; evaluation: nothing"),
+    "grayscale": (("image",), "one channel of luminance"),
+    "rgb": (("image",), "three channels"),
+}
+_TABULAR: dict[str, tuple[tuple[str, ...], str]] = {
+    "drop": (("columns",), "leave columns out"),
+    "impute": (("features", "columns"), "fill in missing values with what training data show"),
+    "one_hot": (("columns",), "a text column as one 0/1 column for each category"),
+    "standardize": (
+        ("features", "columns"),
+        "(x - mean) / standard deviation of the training data",
+    ),
+    "log1p": (("features", "columns"), "log(1 + x)"),
+    "clip": (("features", "columns"), "limit values to a range between two training quantiles"),
+}
+TABLE: dict[str, tuple[tuple[str, ...], str]] = {
+    name: (
+        _IMAGE.get(name, ((), ""))[0] + _TABULAR.get(name, ((), ""))[0],
+        (_IMAGE.get(name) or _TABULAR[name])[1],
+    )
+    for name in sorted({**_IMAGE, **_TABULAR})
+}
+_MODULES = {"image": "image", "features": "tabular", "columns": "tabular"}
+_REGISTRY: dict[tuple[str, str], Op] = {}  # (kind, name)
 
 
 class OpsError(ValueError):
     """A chain that cannot be read or built. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """A registered op."""
+
+    name: str
+    kinds: tuple[str, ...]
+    apply: Callable[..., Any]
+    fit: Callable[..., dict[str, Any]] | None = None
+    random: bool = False
+    sets_size: bool = False
+
+
+def op(
+    *kinds: str,
+    fit: Callable[..., dict[str, Any]] | None = None,
+    random: bool = False,
+    sets_size: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function as an op for these kinds of data; see the module's docstring.
+
+    Args:
+        fit: learns ``state`` from the training split.
+        random: the op takes ``rng``.
+        sets_size: images leave the op with one height and width, whatever they had.
+    """
+
+    def register(function):
+        entry = Op(function.__name__, kinds, function, fit, random, sets_size)
+        for kind in kinds:
+            _REGISTRY[kind, entry.name] = entry
+        return function
+
+    return register
+
+
+def find(name: str, kind: str) -> Op:
+    """The op of this name for this kind of data ("image", "features", "columns"). OpsError."""
+    import_module(f".{_MODULES[kind]}", __package__)
+    if (kind, name) not in _REGISTRY:
+        fitting = sorted(n for k, n in _REGISTRY if k == kind)
+        if name in TABLE:
+            kinds = " and ".join(TABLE[name][0])
+            reason = f"The op {name!r} acts on {kinds}, but the source gives {kind}."
+        else:
+            near = difflib.get_close_matches(name, fitting, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            reason = f"There is no op {name!r}.{hint}"
+        raise OpsError(f"{reason} Ops for {kind}: {', '.join(fitting)}.")
+    return _REGISTRY[kind, name]
+
+
+def build(chain: str, kind: str) -> list[tuple[Step, Op]]:
+    """Parses a chain and checks names, kinds and arguments for this kind of data. OpsError."""
+    built = []
+    for step in parse(chain):
+        entry = find(step.name, kind)
+        built.append((check(step, entry), entry))
+    return built
+
+
+def check(step: Step, entry: Op) -> Step:
+    """The step with its arguments checked against the op's signature. OpsError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    # the first parameter is the batch; state and rng are not the user's
+    parameters = [
+        p
+        for p in list(inspect.signature(entry.apply).parameters.values())[1:]
+        if p.name not in ("state", "rng")
+    ]
+    usage = f"{step.name}({', '.join(_show(p) for p in parameters)})"
+    try:
+        bound = inspect.Signature(parameters).bind(*step.args, **step.kwargs)
+    except TypeError as error:
+        wrong = [k for k in step.kwargs if k not in {p.name for p in parameters}]
+        near = difflib.get_close_matches(wrong[0], [p.name for p in parameters], 1) if wrong else []
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise OpsError(f"Op {step.name!r}: {error}.{hint} Use {usage}.") from None
+    hints = typing.get_type_hints(entry.apply, include_extras=True)
+    for parameter in parameters:
+        if parameter.name not in bound.arguments or parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        value = bound.arguments[parameter.name]
+        try:
+            adapter = TypeAdapter(hints.get(parameter.name, Any))
+            bound.arguments[parameter.name] = adapter.validate_python(value)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise OpsError(
+                f"Op {step.name!r}, {parameter.name}={value!r}: {what}. Use {usage}."
+            ) from None
+    return Step(step.name, bound.args, bound.kwargs)
+
+
+def _show(parameter: inspect.Parameter) -> str:
+    star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+    default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+    return f"{star}{parameter.name}{default}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""Small sets that come with scikit-learn: no download, no files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .source import Rows, Source, SourceError, fingerprint, nearest
+
+# name -> (loader, origin and licence)
+_SETS = {
+    "digits": (
+        "load_digits",
+        "UCI Optical Recognition of Handwritten Digits (test part), CC BY 4.0",
+    ),
+    "iris": ("load_iris", "UCI Iris (Fisher 1936), CC BY 4.0"),
+    "wine": ("load_wine", "UCI Wine recognition, CC BY 4.0"),
+    "breast_cancer": ("load_breast_cancer", "UCI Breast Cancer Wisconsin (Diagnostic), CC BY 4.0"),
+    "diabetes": ("load_diabetes", "Efron et al. 2004, Least Angle Regression; via scikit-learn"),
+}
+
+
+def open_builtin(data) -> Source:
+    """``builtin:NAME``. digits: uint8 images [1797,8,8,1], the 17 gray levels spread over 0..255;
+    the others: features in their own units. Raises SourceError for an unknown name."""
+    name = data.source.partition(":")[2]
+    if name not in _SETS:
+        raise SourceError(
+            f"There is no built-in set {name!r}. {nearest(name, _SETS)}"
+            f"They are {', '.join(sorted(_SETS))}."
+        )
+    from sklearn import datasets
+
+    loader, origin = _SETS[name]
+    options = {"scaled": False} if name == "diabetes" else {}
+    bunch = getattr(datasets, loader)(**options)
+    regression = name == "diabetes"
+    if name == "digits":
+        columns = {"image": np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]}
+    else:
+        columns = {"features": bunch.data.astype(np.float32)}
+    target = bunch.target.astype(np.float32 if regression else np.int64)
+    about = {
+        "origin": origin,
+        "fingerprint": fingerprint({**columns, "target": target}),
+        "examples": len(target),
+    }
+    if name != "digits":
+        about["columns"] = [str(column) for column in bunch.feature_names]
+    return Source(
+        kind="image" if name == "digits" else "features",
+        task="regression" if regression else "classification",
+        classes=() if regression else tuple(str(label) for label in bunch.target_names),
+        splits={"train": Rows(columns, target)},
+        target_name="disease progression after one year" if regression else "class",
+        about=about,
+    )

@@ -1,0 +1,236 @@
+"""Opens the data of a recipe: source, splits, preprocessing, streams."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..recipe import Data
+from . import ops as chains
+from .ops import OpsError
+from .preprocess import Preprocess, numpy_columns
+from .readers import Reader, make_reader
+from .source import Records, Rows, Source, SourceError, open_source, require_finite
+from .splits import carve
+
+_KIND_OF_SCHEME = {"folder": "image", "images": "image", "csv": "columns"}
+
+
+class Dataset:
+    """Three splits and the code between them and the model. Made by :func:`load`.
+
+    Attributes:
+        task: "classification", "regression" or "unlabelled".
+        kind: "image", "features" or "columns".
+        classes: names by class id; () unless classification.
+        sizes: split -> number of examples.
+        num_targets: number of classes; 1 for regression, 0 without labels.
+        target_scale: (mean, standard deviation) that training targets are standardised by, in the
+            target's units; (0, 1) where they are not.
+        preprocess: raw examples -> model input.
+        about: the source's facts (origin, licence, fingerprint, …).
+    """
+
+    def __init__(self, data: Data, source: Source):
+        self._data, self.about = data, source.about
+        self.task, self.kind, self.classes = source.task, source.kind, source.classes
+        self.target_name = source.target_name
+        self._indices = _split(data, source)  # split -> (split of the source, rows)
+        self.sizes = {name: len(rows) for name, (_, rows) in self._indices.items()}
+        for name, size in self.sizes.items():
+            if not size:
+                raise SourceError(f"The {name} split of {data.source} has no examples.")
+        self.preprocess = Preprocess(source.kind, data.ops, _inputs(source))
+        self._readers: dict[str, Reader] = {
+            name: make_reader(rows, self.preprocess) for name, rows in source.splits.items()
+        }
+        self._check_labels(source)
+        self.target_scale = self._scale()
+        if self.target_scale != (0.0, 1.0):
+            for reader in self._readers.values():
+                reader.scale = self.target_scale
+        self.preprocess.fit(self._examples)
+        self._check_numbers()
+        self.input_shape = tuple(self.preprocess.tensor_spec().shape[1:])
+        self.num_targets = {"classification": len(self.classes), "regression": 1}.get(self.task, 0)
+        self.steps_per_epoch = math.ceil(self.sizes["train"] / data.batch_size)
+
+    def train(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
+        """The unbounded stream of full training batches (x, y), from ``start_step`` on.
+
+        Order and augmentation are functions of (seed, epoch, index): the stream from a step is the
+        stream from the beginning at that step.
+        """
+        reader, rows = self._find("train")
+        data = self._data
+        return reader.train(
+            rows, data.batch_size, seed, start_step, data.shuffle, data.shuffle_window
+        )
+
+    def split(self, name: str) -> tf.data.Dataset:
+        """The examples of a split in order, in evaluation form; the last batch is smaller."""
+        reader, rows = self._find(name)
+        return reader.split(rows, self._data.batch_size)
+
+    def targets(self, name: str) -> np.ndarray | None:
+        """A split's targets in their original units or class ids, [n]; None without labels."""
+        reader, rows = self._find(name)
+        return reader.targets(rows)
+
+    def raw(self, name: str, indices: Any) -> dict[str, Any]:
+        """Raw examples, e.g. to show: {"image": uint8 [m,h,w,c] (a list where sizes differ)} or
+        columns. ``indices`` are positions within the split, as in :meth:`split`."""
+        reader, rows = self._find(name)
+        return reader.raw(rows[np.asarray(indices, np.int64)])
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about the data that JSON can hold; the run directory's dataset.json."""
+        return {
+            "source": self._data.source,
+            "kind": self.kind,
+            "task": self.task,
+            "classes": list(self.classes),
+            "target": self.target_name,
+            "target_scale": list(self.target_scale),
+            "sizes": dict(self.sizes),
+            "split_seed": self._data.split_seed,
+            "input_shape": list(self.input_shape),
+            "preprocess": self.preprocess.to_dict(),
+            "about": self.about,
+        }
+
+    def _find(self, name: str) -> tuple[Reader, np.ndarray]:
+        if name not in self._indices:
+            raise SourceError(
+                f"There is no split {name!r}; the data have {', '.join(self._indices)}. A "
+                f"split is carved out where data.{name}_fraction is above 0."
+                if name in ("validation", "test")
+                else f"There is no split {name!r}; the data have {', '.join(self._indices)}."
+            )
+        origin, rows = self._indices[name]
+        return self._readers[origin], rows
+
+    def _examples(self, count: int):
+        """The training examples through the first ``count`` ops; see Preprocess.fit."""
+        reader, rows = self._find("train")
+        if self.kind == "image":
+            return reader.split(rows, 256, count).as_numpy_iterator()
+        block = next(iter(reader.split(rows, len(rows), count)))
+        return iter([numpy_columns(block)])
+
+    def _scale(self) -> tuple[float, float]:
+        if not self._data.standardize_target:
+            return 0.0, 1.0
+        if self.task != "regression":
+            raise SourceError(
+                f"data.standardize_target is for regression, but the task is {self.task}."
+            )
+        values = self.targets("train").astype(np.float64)
+        mean, deviation = float(values.mean()), float(values.std())
+        if deviation == 0:
+            raise SourceError(
+                f"All {len(values)} training targets are {mean:g}: there is nothing to learn, and "
+                "they cannot be standardised."
+            )
+        return mean, deviation
+
+    def _check_labels(self, source: Source) -> None:
+        if self.task == "unlabelled":
+            return
+        for name, (origin, rows) in self._indices.items():
+            if isinstance(source.splits[origin], Records):
+                continue  # known only after a pass over the files
+            values = source.splits[origin].target[rows]
+            if self.task == "regression":
+                require_finite(f"Targets of the {name} split of {self._data.source}", values)
+            elif name == "train":
+                absent = sorted(set(range(len(self.classes))) - set(np.unique(values).tolist()))
+                if absent:
+                    shown = ", ".join(repr(self.classes[i]) for i in absent[:5])
+                    raise SourceError(
+                        f"The training split of {self._data.source} has no example of "
+                        f"{len(absent)} of {len(self.classes)} classes ({shown}). A class can only "
+                        "be learnt from examples: add some, or take the class out everywhere."
+                    )
+
+    def _check_numbers(self) -> None:
+        """Tables: every value must be a finite number once the ops have run."""
+        if self.kind == "image":
+            return
+        for name in self._indices:
+            reader, rows = self._find(name)
+            columns = next(iter(reader.split(rows, len(rows), len(self.preprocess.steps))))
+            self.preprocess.finish(columns)  # refuses text
+            for column, values in columns.items():
+                bad = np.flatnonzero(
+                    ~np.isfinite(values.numpy()).reshape(len(rows), -1).all(axis=1)
+                )
+                if len(bad):
+                    shown = ", ".join(str(row) for row in rows[bad[:5]])
+                    raise OpsError(
+                        f"After the ops, {column!r} has NaN or infinite values in {len(bad)} of "
+                        f"{len(rows)} rows of the {name} split (row {shown}, counted from 0). Add "
+                        'impute to data.ops before other ops, e.g. "impute|standardize".'
+                    )
+
+
+def load(data: Data, arrays: Any = None) -> Dataset:
+    """Opens, splits and checks the data of a recipe.
+
+    Args:
+        data: the recipe's data slot.
+        arrays: what is learnt from when ``data.source`` is "python"; see
+            :func:`epochal.pipelines.data.source.open_source`.
+
+    Raises:
+        OpsError: a chain of ops that cannot be built (before any data are read, where the
+            source's scheme tells what kind of data it gives).
+        SourceError: data that cannot be found, read or learnt from.
+    """
+    chains.parse(data.ops)
+    kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
+    if kind is not None and arrays is None:
+        chains.build(data.ops, kind)
+    return Dataset(data, open_source(data, arrays))
+
+
+def _split(data: Data, source: Source) -> dict[str, tuple[str, np.ndarray]]:
+    """Split -> (split of the source it comes from, row numbers)."""
+    train = source.splits["train"]
+    labels = train.target if isinstance(train, Rows) and source.task == "classification" else None
+    carved = carve(
+        len(train),
+        data.split_seed,
+        validation_fraction=0.0 if "validation" in source.splits else data.validation_fraction,
+        test_fraction=0.0 if "test" in source.splits else data.test_fraction,
+        train_examples=data.train_examples,
+        labels=labels,
+        classes=source.classes,
+    )
+    found = {name: ("train", rows) for name, rows in carved.items()}
+    own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}
+    both = found | own
+    return {name: both[name] for name in ("train", "validation", "test") if name in both}
+
+
+def _inputs(source: Source) -> dict[str, Any]:
+    """What :class:`Preprocess` needs to know about raw examples."""
+    train = source.splits["train"]
+    if isinstance(train, Records):
+        height, width, channels = train.shape
+        return {"height": height, "width": width, "channels": channels, "dtype": "uint8"}
+    if source.kind == "columns":
+        return {
+            name: "float32" if column.dtype.kind == "f" else "string"
+            for name, column in train.columns.items()
+        }
+    if source.kind == "features":
+        return {"features": train.columns["features"].shape[1]}
+    if "path" in train.columns:
+        return dict(source.about["image"])
+    _, height, width, channels = train.columns["image"].shape
+    dtype = train.columns["image"].dtype.name
+    return {"height": height, "width": width, "channels": channels, "dtype": dtype}

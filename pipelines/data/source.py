@@ -1,0 +1,182 @@
+"""What a source of data is, and how its name in a recipe becomes one.
+
+``open_source`` reads names such as ``builtin:digits`` and hands them to the module of the scheme.
+Loads no TensorFlow itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["image", "features", "columns"]
+Task = Literal["classification", "regression", "unlabelled"]
+
+# scheme -> (module, function, what stands after the colon)
+SCHEMES: dict[str, tuple[str, str, str]] = {
+    "builtin": ("builtin", "open_builtin", "digits, iris, wine, breast_cancer or diabetes"),
+    "tfds": ("tfds", "open_tfds", "NAME or NAME/CONFIG of a prepared TensorFlow Datasets set"),
+    "folder": ("images", "open_folder", "PATH of class folders, or of train/ and test/ with them"),
+    "images": ("images", "open_images", "PATH of images without labels, at any depth"),
+    "csv": ("table", "open_table", "PATH of a CSV file, or @NAME of the catalogue"),
+}
+
+
+class SourceError(ValueError):
+    """Data that cannot be used. The message is one paragraph and says what to do."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples with random access.
+
+    Attributes:
+        columns: equal lengths; ``{"image": uint8 [n,h,w,c]}``, ``{"path": str [n]}``,
+            ``{"features": float32 [n,f]}``, or one array for each column of a table: float32
+            (NaN is missing) or str ("" is missing).
+        target: int64 class ids or float32 values, [n]; None where there are no labels.
+    """
+
+    columns: dict[str, np.ndarray]
+    target: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def take(self, indices: np.ndarray) -> Rows:
+        """The rows at these positions, in this order (copied)."""
+        return Rows(
+            {name: column[indices] for name, column in self.columns.items()},
+            None if self.target is None else self.target[indices],
+        )
+
+
+@dataclass(frozen=True)
+class Records:
+    """Examples that are only read in order, from record files: sets too large for memory.
+
+    Attributes:
+        files: TFRecord files, in the order of the set.
+        shard_lengths: examples in each file.
+        shape: of one example: (height, width, channels), None where it varies.
+        parse: serialized example -> (uint8 [h,w,c], target scalar), graph-safe.
+        parse_target: serialized example -> target alone.
+    """
+
+    files: tuple[str, ...]
+    shard_lengths: tuple[int, ...]
+    shape: tuple[int | None, ...]
+    parse: Callable[[Any], Any]
+    parse_target: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return sum(self.shard_lengths)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it comes, before splits and preprocessing.
+
+    Attributes:
+        kind: what an example is.
+        task: what its target is.
+        classes: names in the order of the class ids; () for regression.
+        splits: "train" always, "validation" and "test" where the source defines them.
+        target_name: what is predicted, e.g. the column's name.
+        about: JSON-able facts: origin, licence, fingerprint (SHA-256), columns, skipped files.
+    """
+
+    kind: Kind
+    task: Task
+    classes: tuple[str, ...]
+    splits: dict[str, Rows | Records]
+    target_name: str = "target"
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(data, arrays: Any = None) -> Source:
+    """Opens the source of a recipe's data.
+
+    Args:
+        data: the data slot of a recipe (:class:`epochal.pipelines.recipe.Data`).
+        arrays: what was given from Python when ``data.source`` is "python": ``(x, y)``, ``x``, or
+            ``{"train": ..., "validation": ..., "test": ...}`` of these or of tf.data datasets.
+
+    Raises:
+        SourceError: for an unknown scheme or name, a path that does not exist, unusable content.
+    """
+    scheme, colon, rest = data.source.partition(":")
+    if arrays is not None:
+        if data.source != "python":
+            raise SourceError(
+                f"Data were given from Python, but the recipe's source is {data.source!r}. Set "
+                "`data.source` to 'python', or leave the data out."
+            )
+        return _call("python", "open_arrays", data, arrays)
+    if data.source == "python":
+        raise SourceError(
+            "The recipe's source is 'python': its data come from a Python program. Give them, as "
+            "in train(recipe, data=(x, y)), or set `data.source` to a source such as "
+            "'builtin:digits'."
+        )
+    if scheme not in SCHEMES:
+        raise SourceError(
+            f"{data.source!r} is not a source: {nearest(scheme, SCHEMES)}Write one of "
+            + ", ".join(f"{name}:… ({what})" for name, (_, _, what) in SCHEMES.items())
+            + "."
+        )
+    if not colon or not rest:
+        raise SourceError(
+            f"{data.source!r} names no data: after `{scheme}:` comes {SCHEMES[scheme][2]}."
+        )
+    return _call(*SCHEMES[scheme][:2], data)
+
+
+def _call(module: str, function: str, *arguments) -> Source:
+    return getattr(import_module(f".{module}", __package__), function)(*arguments)
+
+
+def nearest(name: str, known) -> str:
+    """'Did you mean …? ' for messages, or ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray | None]) -> str:
+    """SHA-256 over names, shapes, dtypes and values; strings count by their UTF-8 bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        if array is None:
+            continue
+        kind = "str" if array.dtype.kind in "OUS" else array.dtype.str
+        digest.update(f"{name}|{array.shape}|{kind}|".encode())
+        if kind == "str":
+            for text in array.ravel():
+                digest.update(str(text).encode() + b"\0")
+        else:
+            for start in range(0, len(array), 4096) if array.ndim else ():
+                digest.update(np.ascontiguousarray(array[start : start + 4096]).data)
+    return digest.hexdigest()
+
+
+def require_finite(what: str, values: np.ndarray) -> None:
+    """Raises SourceError naming the first rows where ``values`` [n,...] are NaN or infinite."""
+    if values.dtype.kind != "f":
+        return
+    bad: list[int] = []
+    for start in range(0, len(values), 4096):
+        block = values[start : start + 4096]
+        rows = ~np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        bad += (np.flatnonzero(rows) + start).tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise SourceError(
+            f"{what}: NaN or infinite values in {len(bad)} of {len(values)} rows (row {shown}, "
+            "counted from 0). Repair or leave out these rows."
+        )

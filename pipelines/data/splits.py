@@ -1,0 +1,140 @@
+"""Which examples are for training, validation and test: a function of the split seed alone.
+
+The order behind a split is a hash of (seed, purpose, example), not a generator's stream, so that it
+stays the same with every version of NumPy. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .source import SourceError
+
+_PURPOSES = {"test": 1, "validation": 2, "train": 3}
+
+
+def hash_order(n: int, seed: int, purpose: int) -> np.ndarray:
+    """0..n-1 in the order of their hashes: a permutation that only depends on the arguments.
+
+    The hash is SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+    generators", section 5).
+    """
+    key = _mix(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64) + np.uint64(purpose << 40))
+    return np.argsort(_mix(np.arange(n, dtype=np.uint64) ^ key), kind="stable")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def carve(
+    n: int,
+    seed: int,
+    *,
+    validation_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+    train_examples: int | None = None,
+    labels: np.ndarray | None = None,
+    classes: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Splits 0..n-1 into "train" and, for fractions above 0, "validation" and "test".
+
+    Args:
+        n: number of examples.
+        seed: the recipe's ``split_seed``.
+        validation_fraction: share of what the test leaves.
+        test_fraction: share of all.
+        train_examples: keep only so many for training.
+        labels: class ids [n]; then every class is represented in proportion in every split, and
+            at least once. Without, the split is plain.
+        classes: names for error messages.
+
+    Returns:
+        Sorted, disjoint int64 indices; together 0..n-1 unless ``train_examples`` is given.
+
+    Raises:
+        SourceError: a class with too few examples, an empty split, too few training examples.
+    """
+    rest = np.arange(n)
+    parts: dict[str, np.ndarray] = {}
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    wanted = [name for name, fraction in fractions.items() if fraction > 0]
+    if labels is not None and wanted:
+        _require_examples(labels, wanted, classes)
+    if n < 1 + len(wanted):
+        raise SourceError(
+            f"{n} examples cannot be split into training, {' and '.join(wanted)}. Give more, or "
+            "set data.validation_fraction and data.test_fraction to 0."
+        )
+    for left, name in enumerate(wanted):
+        reserve = len(wanted) - left  # one example for each split still to come
+        count = min(max(1, round(fractions[name] * len(rest))), len(rest) - reserve)
+        parts[name], rest = _take(rest, count, seed, _PURPOSES[name], labels, reserve)
+    if train_examples is not None:
+        if train_examples > len(rest):
+            raise SourceError(
+                f"data.train_examples is {train_examples}, but the training split has only "
+                f"{len(rest)} examples. Ask for at most so many, or leave the key out."
+            )
+        if labels is not None and train_examples < len(np.unique(labels[rest])):
+            raise SourceError(
+                f"data.train_examples is {train_examples}, but there are "
+                f"{len(np.unique(labels[rest]))} classes and each needs a training example."
+            )
+        rest, _ = _take(rest, train_examples, seed, _PURPOSES["train"], labels, 0)
+    return {"train": rest} | {k: parts[k] for k in ("validation", "test") if k in parts}
+
+
+def _take(rest, count, seed, purpose, labels, reserve):
+    """``count`` of the indices ``rest``, chosen by hash (by class if labelled), and the others."""
+    rank = np.empty(rest.max() + 1, np.int64)
+    order = hash_order(len(rank), seed, purpose)
+    rank[order] = np.arange(len(rank))
+    groups = (
+        [rest] if labels is None else [rest[labels[rest] == c] for c in np.unique(labels[rest])]
+    )
+    chosen = np.concatenate(
+        [
+            group[np.argsort(rank[group])][:share]
+            for group, share in zip(groups, _shares(groups, count, reserve), strict=True)
+        ]
+    )
+    mask = np.zeros(len(rank), bool)
+    mask[chosen] = True
+    return np.sort(chosen), rest[~mask[rest]]
+
+
+def _shares(groups, count, reserve):
+    """How many of each group: proportional, largest remainders, 1 at least, ``reserve`` left."""
+    sizes = np.array([len(group) for group in groups])
+    exact = sizes * (count / sizes.sum())
+    shares = np.floor(exact).astype(np.int64)
+    missing = count - shares.sum()
+    shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
+    shares = np.clip(shares, 1, np.maximum(sizes - reserve, 1))
+    # The limits can move the total; even it out where there is most room.
+    while shares.sum() > count and (shares > 1).any():
+        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
+    while shares.sum() < count and (shares < sizes - reserve).any():
+        shares[np.argmin(np.where(shares < sizes - reserve, shares - exact, np.inf))] += 1
+    return shares
+
+
+def _require_examples(labels, wanted, classes):
+    ids, counts = np.unique(labels, return_counts=True)
+    needed = 1 + len(wanted)
+    few = [(int(i), int(c)) for i, c in zip(ids, counts, strict=True) if c < needed]
+    if few:
+        shown = ", ".join(f"{classes[i] if i < len(classes) else i!s} ({c})" for i, c in few[:5])
+        raise SourceError(
+            f"A stratified split into training, {' and '.join(wanted)} needs at least {needed} "
+            f"examples of each class; too few has: {shown}{', …' if len(few) > 5 else ''}. Add "
+            "examples, leave these classes out, or set data.validation_fraction or "
+            "data.test_fraction to 0."
+        )

@@ -1,0 +1,325 @@
+"""Tables: ``csv:PATH`` and ``csv:@NAME``, one column to predict and the others to predict it from.
+
+A file is read whole (UTF-8, with a header, plain or gzip) and its columns get one of two forms:
+
+- **number**: float32, NaN where missing. Every value reads as a decimal number, or is one of the
+  words for "missing" (empty, NA, N/A, NaN, null, None, #N/A, ?). Integer codes stay numbers; digits
+  with leading zeros ("00713") are codes, hence text. `true`/`false` become 1 and 0, which is also
+  how a served model takes them.
+- **text**: str, "" where missing; outer blanks do not count. Dates are text.
+
+float32 holds about 7 digits. Integers beyond 2^24 (ids, times in seconds) can fall together; where
+they do, a warning is logged. A column without any value is left out. A column whose every value is
+different (an id, free text, a row number) is kept, since the recipe's ops decide what is used, and
+a warning says how to drop it. Warnings are also kept in ``about["notes"]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..recipe import Data
+from . import catalog, delimited
+from .source import Rows, Source, SourceError, nearest
+
+MAX_INFERRED_CLASSES = 20
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "#n/a", "?")
+# A number in lower-case text, infinities included.
+_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|^[-+]?(inf|infinity)$"
+_COMMONEST = 5  # text values that a summary shows, cut to so many characters:
+_SHOWN_CHARACTERS = 60
+_log = logging.getLogger(__name__)
+
+
+def open_table(data: Data) -> Source:
+    """Opens the csv source of a recipe.
+
+    Args:
+        data: ``source`` is "csv:PATH" or "csv:@NAME"; ``target`` the column to predict (by default
+            the catalogue's choice, else the last column); ``task`` overrides what is inferred:
+            text, true/false or at most 20 different integers mean classification, other numbers
+            regression.
+
+    Returns:
+        Source of kind "columns": everything in "train" (splits are carved elsewhere), float32 and
+        str arrays [n]; target int64 class ids [n] (classes sorted, integers by value) or float32
+        [n]. ``about`` has origin, licence, fingerprint (SHA-256 of the file), and a summary of
+        every column over all rows, for display only.
+
+    Raises:
+        SourceError: for a file that is missing or malformed (see :func:`.delimited.parse`), a
+            target that is missing, constant, not finite or does not suit the task, and infinite
+            features.
+    """
+    path, entry = _resolve(data.source.removeprefix("csv:"))
+    stored, raw = delimited.read_bytes(path)
+    texts, delimiter = delimited.parse(raw, path.name)
+    target_name = data.target or (entry.target if entry else None) or list(texts)[-1]
+    if target_name not in texts:
+        raise SourceError(
+            f"{path.name} has no column {target_name!r} to predict. {nearest(target_name, texts)}"
+            f"Its columns are {', '.join(texts)}."
+        )
+    notes: list[str] = []
+    if entry and entry.kind == "series":
+        notes.append(
+            "The rows follow each other in time. Splits that draw rows at random put neighbours "
+            "of training rows into the test."
+        )
+    columns: dict[str, np.ndarray] = {}
+    summaries: dict[str, dict[str, Any]] = {}
+    target = classes = task = None
+    for name, text in texts.items():
+        values, form = _typed(text)
+        if name == target_name:
+            _require_present(name, values, form)
+            task = _task(name, text, values, form, data.task)
+            target, classes = _target(name, values, form, task)
+        elif form == "empty":
+            notes.append(f"Column {name!r} has no value at all and is left out.")
+            continue
+        else:
+            columns[name] = _float32(name, values, notes) if form != "text" else values
+            notes += _column_notes(name, text, values, form)
+        summaries[name] = _summary(text, values, form) | _known(entry, name)
+    if not columns:
+        raise SourceError(f"{path.name}: beside the target {target_name!r} no column has values.")
+    for note in notes:
+        _log.warning("%s: %s", path.name, note)
+    about = {
+        "file": path.name,
+        "origin": entry.origin if entry else "",
+        "licence": entry.licence if entry else "",
+        "fingerprint": hashlib.sha256(stored).hexdigest(),
+        "delimiter": delimited.DELIMITERS[delimiter],
+        "rows": len(target),
+        "columns": summaries,
+        "notes": notes,
+    }
+    rows = Rows(columns, target)
+    return Source("columns", task, classes, {"train": rows}, target_name, about)
+
+
+def read_rows(path: Path | str, forms: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Columns of known names and forms from another file, for prediction.
+
+    Args:
+        path: a CSV or TSV file with a header; columns that are not asked for are passed over.
+        forms: column name -> "number" or "text", as in training.
+
+    Returns:
+        Arrays [n]: float32 with NaN for missing, str with "" for missing.
+
+    Raises:
+        SourceError: for a malformed file, a missing column, a value that is no number.
+    """
+    path = Path(path).expanduser()
+    texts, _ = delimited.parse(delimited.read_bytes(path)[1], path.name)
+    found = {}
+    for name, form in forms.items():
+        if name not in texts:
+            raise SourceError(
+                f"{path.name} has no column {name!r}. {nearest(name, texts)}Expected the columns "
+                f"{', '.join(forms)}."
+            )
+        if form == "text":
+            found[name] = _strings(texts[name])
+            continue
+        values, found_form = _typed(texts[name], codes=False)
+        if found_form == "text":
+            first = _not_numbers(texts[name])[0]
+            raise SourceError(
+                f"{path.name}: column {name!r} takes numbers, found "
+                f"{texts[name][first].as_py()!r} in row {first + 1} below the header."
+            )
+        found[name] = _float32(name, values, [])
+    return found
+
+
+def _resolve(where: str) -> tuple[Path, catalog.Entry | None]:
+    if not where.startswith("@"):
+        return Path(where).expanduser(), None
+    entry = catalog.get(where)
+    if not entry.columns:
+        raise SourceError(
+            f"The data set {where!r} holds {entry.kind}, not a table ({entry.title}). `csv:` reads "
+            f"{', '.join(name for name, e in catalog.SETS.items() if e.kind == 'table')}."
+        )
+    return catalog.locate(where), entry
+
+
+def _strings(text: pa.Array) -> np.ndarray:
+    return np.array(text.to_pylist(), dtype=object)
+
+
+def _typed(text: pa.Array, codes: bool = True) -> tuple[np.ndarray, str]:
+    """(float64 with NaN or str objects [n], form: number, boolean, text or empty).
+
+    ``codes``: whether digits with leading zeros make a column text.
+    """
+    lower = pc.utf8_lower(text)
+    missing = pc.is_in(lower, value_set=pa.array(_MISSING))
+    present = pc.filter(lower, pc.invert(missing))
+    if not len(present):
+        return np.full(len(text), np.nan), "empty"
+    blanked = pc.if_else(missing, pa.scalar(None, pa.string()), lower)
+    if pc.all(pc.is_in(present, value_set=pa.array(["true", "false"]))).as_py():
+        flags = pc.equal(blanked, "true").cast(pa.float64())
+        return flags.to_numpy(zero_copy_only=False), "boolean"
+    if not (codes and pc.any(pc.match_substring_regex(present, r"^0\d+$")).as_py()):
+        try:
+            numbers = blanked.cast(pa.float64())
+            return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), "number"
+        except pa.ArrowInvalid:
+            pass
+    return _strings(text), "text"
+
+
+def _float32(name: str, values: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Refuses infinities; notes where rounding to float32 makes different values equal."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    infinite = np.isinf(narrow)
+    if infinite.any():
+        raise SourceError(
+            f"Column {name!r} is infinite or beyond float32 (3.4e38) in {_rows(infinite)}. Leave "
+            "the value empty if it is missing, or repair it."
+        )
+    present = values[~np.isnan(values)]
+    if present.size and np.abs(present).max() >= 2**24:
+        before, after = np.unique(present).size, np.unique(present.astype(np.float32)).size
+        if after < before:
+            notes.append(
+                f"Column {name!r}: its {before} different values become {after} in float32, which "
+                "holds about 7 digits. Subtract an offset, or drop the column if it is an id."
+            )
+    return narrow
+
+
+def _not_numbers(text: pa.Array) -> np.ndarray:
+    """Positions of the values that are neither numbers nor words for missing."""
+    lower = pc.utf8_lower(text)
+    known = pc.or_(
+        pc.match_substring_regex(lower, _NUMBER), pc.is_in(lower, value_set=pa.array(_MISSING))
+    )
+    return np.flatnonzero(~known.to_numpy(zero_copy_only=False))
+
+
+def _column_notes(name: str, text: pa.Array, values: np.ndarray, form: str) -> list[str]:
+    """Notes on a column that only tells the rows apart, or is text for the sake of a few values."""
+    notes = []
+    advice = f"If it tells nothing about new rows, put drop({name!r}) first among the ops."
+    if form == "text":
+        if len(values) > 1 and len(set(values)) == len(values):
+            notes.append(f"Column {name!r} is text that differs in every row (an id?). {advice}")
+        others = _not_numbers(text)
+        if 0 < len(others) <= 0.1 * len(values):
+            notes.append(
+                f"Column {name!r} is read as text because of {len(others)} of {len(values)} "
+                f"values, such as {values[others[0]]!r} in row {others[0] + 1} below the header."
+            )
+    elif len(values) > 2 and set(np.diff(values)) in ({1.0}, {-1.0}):
+        notes.append(f"Column {name!r} numbers the rows one by one. {advice}")
+    return notes
+
+
+def _require_present(name: str, values: np.ndarray, form: str) -> None:
+    if form == "empty":
+        raise SourceError(f"The target {name!r} has no value in any row. Set `data.target`.")
+    if form == "text":
+        wrong = values == ""
+    else:
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(values.astype(np.float32))
+    if wrong.any():
+        raise SourceError(
+            f"The target {name!r} is missing or not finite in {_rows(wrong)}. Leave these rows "
+            "out, or fill them in."
+        )
+
+
+def _task(name: str, text: pa.Array, values: np.ndarray, form: str, wanted: str | None) -> str:
+    distinct = len(set(values)) if form == "text" else np.unique(values).size
+    whole = form != "text" and bool((values % 1 == 0).all())
+    codes = form in ("text", "boolean") or (whole and distinct <= MAX_INFERRED_CLASSES)
+    task = wanted or ("classification" if codes else "regression")
+    if task == "regression" and form == "text":
+        example = values[[*_not_numbers(text), 0][0]]
+        raise SourceError(
+            f"`data.task` is regression, but the target {name!r} holds text such as {example!r}. "
+            "Make it numbers, or set `data.task` to classification."
+        )
+    if task == "classification" and form == "number" and not whole:
+        example = values[values % 1 != 0][0]
+        raise SourceError(
+            f"`data.task` is classification, but the target {name!r} holds numbers such as "
+            f"{example:g}. Give classes as text or integers, or set `data.task` to regression."
+        )
+    if task == "classification" and distinct > max(MAX_INFERRED_CLASSES, len(values) // 2):
+        raise SourceError(
+            f"The target {name!r} has {distinct} different values in {len(values)} rows: no "
+            "classes to learn. Set `data.target` to the column to predict"
+            + (", or `data.task` to regression." if form != "text" else ".")
+        )
+    return task
+
+
+def _target(
+    name: str, values: np.ndarray, form: str, task: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(class ids int64 [n], class names) or (float32 [n], ())."""
+    if task == "regression":
+        values = _float32(name, values, [])
+    elif form == "boolean":
+        values = np.where(values == 1, "true", "false").astype(object)
+    distinct, ids = np.unique(values, return_inverse=True)
+    names = tuple(v if isinstance(v, str) else f"{v:.16g}" for v in distinct)
+    if len(distinct) < 2:
+        raise SourceError(
+            f"The target {name!r} is {names[0]} in every row: there is nothing to learn. Set "
+            "`data.target` to the column to predict."
+        )
+    if task == "regression":
+        return values, ()
+    return ids.reshape(-1).astype(np.int64), names
+
+
+def _rows(wrong: np.ndarray) -> str:
+    found = (np.flatnonzero(wrong) + 1).tolist()
+    shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+    return f"{len(found)} of {len(wrong)} rows (row {shown}; the first below the header is row 1)"
+
+
+def _summary(text: pa.Array, values: np.ndarray, form: str) -> dict[str, Any]:
+    if form == "text":
+        present = pc.filter(text, pc.not_equal(text, ""))
+        counts = [(c["values"].as_py(), c["counts"].as_py()) for c in pc.value_counts(present)]
+        commonest = sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:_COMMONEST]
+        return {
+            "type": "text",
+            "missing": len(text) - len(present),
+            "categories": len(counts),
+            "commonest": {value[:_SHOWN_CHARACTERS]: count for value, count in commonest},
+        }
+    present = values[~np.isnan(values)]
+    return {
+        "type": form,
+        "missing": len(values) - len(present),
+        "min": float(present.min()),
+        "max": float(present.max()),
+        "mean": float(present.mean()),
+    }
+
+
+def _known(entry: catalog.Entry | None, name: str) -> dict[str, str]:
+    if not entry or name not in entry.columns:
+        return {}
+    return {"unit": entry.columns[name].unit, "meaning": entry.columns[name].meaning}
