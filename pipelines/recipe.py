@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,7 +38,9 @@ class Choice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return parse_choice(value) if isinstance(value, str) else value
+        value = parse_choice(value) if isinstance(value, str) else value
+        # JSON has no tuples: a recipe equals itself after a round trip.
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dict(value).items()}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -132,10 +134,11 @@ class Algorithm(_Strict):
     """Optimizer steps between validations and checkpoints; by default one pass over the data."""
     early_stopping: EarlyStopping | None = None
     """Stop when validation no longer improves. The best epoch's weights are kept in any case."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay: w -= learning_rate * weight_decay * w in every step."""
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = None
+    """Decoupled weight decay: w -= learning_rate * weight_decay * w in every step. By default the
+    optimizer's own: none, but 0.01 for adamw."""
     weight_decay_exclude: tuple[str, ...] = ("bias", "gamma", "beta")
-    """Variables whose path contains one of these words as a name are not decayed."""
+    """Variables that have, or whose layer has, one of these names are not decayed."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Scale the gradients of a step down to at most this global L2 norm."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
@@ -230,7 +233,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
                 node.clear()
                 node.update(changed)
         else:
-            node[leaf] = _literal(value)
+            node[leaf] = literal(value)
         return
     if leaf not in model.model_fields:
         raise RecipeError(_unknown(key))
@@ -260,12 +263,12 @@ def _optional(model: type[BaseModel], field: str) -> bool:
     return type(None) in getattr(model.model_fields[field].annotation, "__args__", ())
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Text from a command line as a Python literal where it is one: "0.1" -> 0.1, "relu" stays."""
     if not isinstance(value, str):
         return value
     try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
+        return ast.literal_eval(value.capitalize() if value in ("true", "false", "none") else value)
     except (ValueError, SyntaxError):
         return value
 
@@ -284,12 +287,19 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, tuple[s
 
 
 def _type_name(field) -> str:
-    text = str(field.annotation).replace("typing.", "")
-    for candidate in ("Annotated[", "epochal.pipelines.recipe."):
-        text = text.replace(candidate, "")
-    if isinstance(field.annotation, type):
-        text = field.annotation.__name__
-    return text.split(", FieldInfo")[0].split(", Ge(")[0]
+    def words(annotation) -> str:
+        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
+        if getattr(annotation, "__metadata__", None):  # Annotated
+            return words(annotation.__origin__)
+        if get_origin(annotation) is Literal:
+            return "|".join(arguments)
+        if get_origin(annotation) is tuple:
+            return "names, separated by commas"
+        if arguments:  # X | None
+            return " or ".join([*map(words, arguments), "none"])
+        return annotation.__name__
+
+    return words(field.annotation)
 
 
 def _unknown(key: str) -> str:

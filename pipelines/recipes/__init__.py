@@ -1,0 +1,57 @@
+"""Recipes by name. Each is a function that returns a Recipe; its docstring is the header:
+hardware, minutes, the metric that was measured with its spread, and the command."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from ..recipe import Recipe, RecipeError
+
+_MODULES = ("knn", "mlp", "resnet")  # one file a milestone
+_FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
+
+
+def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Registers ``mlp_digits`` as the recipe ``mlp-digits``."""
+    _FUNCTIONS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def _functions() -> dict[str, Callable[[], Recipe]]:
+    for module in _MODULES:
+        import_module(f".{module}", __name__)
+    return _FUNCTIONS
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """Names of recipes that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_functions(), pattern))
+
+
+def describe(name: str) -> str:
+    """A recipe's header: what it is, hardware, minutes, measured metric, command."""
+    if name not in _functions():
+        return ""
+    return inspect.cleandoc(_functions()[name].__doc__ or "")
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a JSON file (a path that ends in ``.json``).
+
+    Raises RecipeError, naming the nearest recipe, where there is none of that name.
+    """
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise RecipeError(f"There is no recipe file {name}.")
+        return Recipe.from_json(Path(name).read_text())
+    functions = _functions()
+    if name not in functions:
+        near = difflib.get_close_matches(name, functions, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"There is no recipe {name!r}.{hint} `epochal list recipes` names all.")
+    return functions[name]()

@@ -1,0 +1,115 @@
+"""Names and options of a recipe -> Keras objects, checked against the signatures they stand for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from ..models import registry
+from .recipe import Choice, Recipe, RecipeError
+
+# Arguments that the pipeline supplies: a recipe does not set them.
+_SUPPLIED = {
+    "models": {"input_shape", "num_classes", "capacity", "task", "name", "dtype"},
+    "losses": {"name", "reduction", "dtype"},
+    "optimizers": {
+        "name", "weight_decay", "weight_decay_exclude", "clipnorm", "clipvalue",
+        "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency",
+        "loss_scale_factor", "gradient_accumulation_steps",
+    },
+    "schedules": {"name", "learning_rate", "peak", "steps", "total_steps"},
+}  # fmt: skip
+
+
+def options(kind: str, name: str) -> dict[str, Any]:
+    """The options that ``kind`` (models, losses, optimizers, schedules) ``name`` takes.
+
+    Returns option -> default (``inspect.Parameter.empty`` where it must be given).
+    Raises RecipeError for an unknown name.
+    """
+    try:
+        target = registry.get(kind, name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    parameters = inspect.signature(target).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in _SUPPLIED[kind]
+    }
+
+
+def check(kind: str, choice: Choice) -> None:
+    """Raises RecipeError where a choice names something unknown or an option it does not have."""
+    known = options(kind, choice.name)
+    for option in choice.options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            takes = ", ".join(known) or "no options"
+            raise RecipeError(
+                f"{choice.name!r} ({kind}) has no option {option!r}.{hint} It takes: {takes}."
+            )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Checks every named choice of a recipe, before any data is read."""
+    from .data import ops
+
+    check("models", recipe.model)
+    check("losses", recipe.loss)
+    check("optimizers", recipe.algorithm.optimizer)
+    check("schedules", recipe.algorithm.schedule)
+    try:
+        ops.parse(recipe.data.ops)
+    except ops.OpsError as error:
+        raise RecipeError(f"`data.ops`: {error}") from None
+
+
+def build_loss(choice: Choice):
+    """The loss object of a recipe. Raises RecipeError for options out of range."""
+    check("losses", choice)
+    try:
+        return registry.get("losses", choice.name)(**choice.options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"`loss` {choice}: {error}") from None
+
+
+def build_model(recipe: Recipe, dataset, loss):
+    """The Keras model of a recipe, fitted to the shapes of its data and loss.
+
+    The factory gets, of what the pipeline knows, the arguments that it takes: input_shape,
+    num_classes (the width that the loss needs), capacity (training examples) and task.
+    """
+    check("models", recipe.model)
+    factory = registry.get("models", recipe.model.name)
+    known = {
+        "input_shape": dataset.input_shape,
+        "num_classes": loss.num_outputs(dataset.num_targets),
+        "capacity": dataset.sizes["train"],
+        "task": dataset.task,
+    }
+    takes = inspect.signature(factory).parameters
+    try:
+        supplied = {k: v for k, v in known.items() if k in takes}
+        return factory(**supplied, **recipe.model.options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"`model` {recipe.model} on inputs of shape {dataset.input_shape}: {error}"
+        ) from None
+
+
+def build_metrics(dataset, loss) -> list:
+    """The quantities recorded each epoch beside the loss, in the target's own units."""
+    from ..models import metrics
+
+    if dataset.task == "classification":
+        return [metrics.Accuracy(name="accuracy")]
+    if dataset.task == "regression":
+        scale = dataset.target_scale[1]
+        return [
+            metrics.MeanAbsoluteError(loss=loss, scale=scale, name="mae"),
+            metrics.RootMeanSquaredError(loss=loss, scale=scale, name="rmse"),
+        ]
+    return []

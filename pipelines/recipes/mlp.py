@@ -1,0 +1,154 @@
+"""Linear models and multi-layer perceptrons, for classes and for numbers."""
+
+from __future__ import annotations
+
+from ..recipe import Algorithm, Choice, Data, EarlyStopping, Recipe
+from . import recipe
+
+
+@recipe
+def linear_diabetes() -> Recipe:
+    """Linear regression of diabetes progression on ten measurements.
+
+    2 CPU cores, seconds.
+    """
+    return Recipe(
+        name="linear-diabetes",
+        data=Data(
+            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+        ),
+        model=Choice(name="linear"),
+        loss=Choice(name="mse"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.01),
+            epochs=200,
+            early_stopping=EarlyStopping(patience=20),
+        ),
+    )
+
+
+@recipe
+def mlp_diabetes() -> Recipe:
+    """A small MLP on diabetes progression, by absolute error.
+
+    2 CPU cores, seconds.
+    """
+    return Recipe(
+        name="mlp-diabetes",
+        data=Data(
+            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+        ),
+        model=Choice(name="mlp", hidden=[32], dropout=0.2),
+        loss=Choice(name="mae"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.003),
+            epochs=200,
+            weight_decay=0.01,
+            early_stopping=EarlyStopping(patience=20),
+        ),
+    )
+
+
+@recipe
+def gaussian_diabetes() -> Recipe:
+    """Maximum likelihood: the net says a mean and a standard deviation for every patient.
+
+    2 CPU cores, seconds.
+    """
+    return Recipe(
+        name="gaussian-diabetes",
+        data=Data(
+            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+        ),
+        model=Choice(name="mlp", hidden=[32], dropout=0.2),
+        loss=Choice(name="gaussian"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.003),
+            epochs=200,
+            weight_decay=0.01,
+            early_stopping=EarlyStopping(patience=20),
+        ),
+    )
+
+
+@recipe
+def mlp_breast_cancer() -> Recipe:
+    """Malignant or benign, from thirty measurements of cell nuclei; one logit.
+
+    2 CPU cores, seconds.
+    """
+    return Recipe(
+        name="mlp-breast-cancer",
+        data=Data(source="builtin:breast_cancer", ops="standardize", batch_size=32),
+        model=Choice(name="mlp", hidden=[32], dropout=0.2),
+        loss=Choice(name="binary-cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.003),
+            epochs=100,
+            weight_decay=0.01,
+            early_stopping=EarlyStopping(patience=15),
+        ),
+    )
+
+
+@recipe
+def mlp_digits() -> Recipe:
+    """MLP on scikit-learn's 8x8 digits.
+
+    2 CPU cores, seconds.
+    """
+    return Recipe(
+        name="mlp-digits",
+        data=Data(source="builtin:digits", ops="standardize|flatten", batch_size=32),
+        model=Choice(name="mlp", hidden=[128], dropout=0.3),
+        loss=Choice(name="cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.003),
+            epochs=60,
+            early_stopping=EarlyStopping(patience=10),
+        ),
+    )
+
+
+@recipe
+def mlp_california_housing() -> Recipe:
+    """House prices of California's 1990 census from a CSV file with raw columns and outliers.
+
+    2 CPU cores, 1 minute.
+    """
+    return Recipe(
+        name="mlp-california-housing",
+        data=Data(
+            source="csv:@california-housing",
+            ops="impute|clip_quantiles(0.001, 0.999)|standardize",
+            batch_size=128,
+            standardize_target=True,
+        ),
+        model=Choice(name="mlp", hidden=[128, 128], dropout=0.1),
+        loss=Choice(name="huber"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.002),
+            schedule=Choice(name="cosine"),
+            epochs=60,
+            early_stopping=EarlyStopping(patience=15),
+        ),
+    )
+
+
+@recipe
+def mlp_fashion_mnist() -> Recipe:
+    """MLP on Fashion-MNIST's 28x28 pictures of clothes.
+
+    2 CPU cores.
+    """
+    return Recipe(
+        name="mlp-fashion-mnist",
+        data=Data(source="tfds:fashion_mnist", ops="standardize|flatten", batch_size=128),
+        model=Choice(name="mlp", hidden=[512, 256], dropout=0.3),
+        loss=Choice(name="cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.001),
+            schedule=Choice(name="cosine"),
+            epochs=20,
+        ),
+    )
