@@ -1,0 +1,345 @@
+"""How good a model is on a split: metrics with confidence intervals, and the pictures for them.
+
+Every metric comes with a 95% interval: the percentile bootstrap over the split's examples (Efron
+1979), 1,000 seeded resamples that all metrics share. It says how far the value would move with
+another draw of test examples; it does not contain the randomness of training.
+
+========================== =====================================================================
+classification
+``accuracy``               share of right answers
+``macro_f1``               mean of the classes' F1 (classes that occur, as scikit-learn has it)
+``log_loss``               -log of the probability given to the truth, in nats; not for KNN's votes
+``calibration_error``      expected calibration error: |confidence - accuracy| over 15 equal bins
+``top5_accuracy``          truth among the five most probable; with more than 10 classes
+regression                 in the target's own units
+``mae``, ``rmse``          mean absolute error; root of the mean squared error
+``r2``                     1 - squared error / squared deviation from the mean
+``mare``                   mean of |error| / max(|target|, 1e-3)
+``nll``                    -log density of the truth, in nats; for likelihood losses
+``coverage_90``            share of truths inside the central 90% interval; should be 0.9
+========================== =====================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.stats import DegenerateDataWarning, bootstrap
+
+from ..models import losses
+from . import plots
+from .data import load
+from .run import Run, RunError, check_same_data, write_json
+
+log = logging.getLogger(__name__)
+
+LEVEL = 0.95
+RESAMPLES = 1_000
+BINS = 15
+MARE_FLOOR = 1e-3
+_CELLS = 2**21  # resampled indices held at a time: 16 MiB, and a few times that in metrics
+
+
+def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None) -> dict[str, Any]:
+    """Measures a finished run on a split; writes evaluation-<split>.json and plots.
+
+    Args:
+        run: a run, or its directory.
+        split: "test", "validation" or "train".
+        data: for runs trained on arrays from Python: the same arrays.
+
+    Returns:
+        ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
+        the target's own.
+
+    Raises:
+        RunError: the data are not those that the run was trained on, or have no such split.
+        SourceError: the data cannot be opened.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    dataset = load(run.recipe.data, data)
+    check_same_data(run, dataset)
+    if split not in dataset.sizes:
+        raise RunError(
+            f"The data of {run.path} have no split {split!r}; there are "
+            f"{', '.join(dataset.sizes)}. Choose one of these."
+        )
+    result, predictions = measure(run.model, run.loss, dataset, split)
+    write_json(run.path / f"evaluation-{split}.json", result)
+    # The trainer's plots in plots/ are those of the test split.
+    plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
+    report(result, predictions, dataset, plots_of)
+    return result
+
+
+def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, Any], dict]:
+    """Predicts a split and computes its metrics with intervals.
+
+    Args:
+        model: with the outputs that ``loss.predict`` reads.
+        loss: a loss of :mod:`epochal.models.losses`.
+        dataset: as :func:`epochal.pipelines.data.load` gives it.
+        split: one of ``dataset.sizes``.
+
+    Returns:
+        (result as in :func:`evaluate`, predictions as in :func:`predict_split`).
+    """
+    predictions = predict_split(model, loss, dataset, split)
+    target = dataset.targets(split)
+    if dataset.task == "classification":
+        probabilistic = not isinstance(loss, losses.ZeroOne)
+        statistic = classification(target, predictions["probabilities"], probabilistic)
+    elif dataset.task == "regression":
+        statistic = regression(target, predictions)
+    else:
+        statistic = None
+    n = len(next(iter(predictions.values())))
+    metrics = intervals(statistic, n) if statistic else {}
+    return {"split": split, "examples": n, "metrics": metrics}, predictions
+
+
+def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np.ndarray]:
+    """The model's answers for a split, in order, in the target's own units.
+
+    Returns:
+        classification: ``probabilities`` [n,c]; regression: ``prediction`` [n] and, where the loss
+        has them, ``stddev`` [n], ``quantiles`` [n,q], ``nll`` [n] (nats) and the bounds
+        ``low_90`` and ``high_90`` [n] of the 90% interval.
+    """
+    mean, deviation = dataset.target_scale
+    batches = dataset.split(split)
+    likelihood, bounded = _offers(loss) if dataset.task == "regression" else (False, False)
+
+    specs = tf.nest.map_structure(
+        lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), batches.element_spec
+    )
+    labelled = isinstance(specs, tuple)
+
+    @tf.function(input_signature=specs if labelled else (specs,), autograph=False)
+    def answer(x, y=None):
+        outputs = model(x, training=False)
+        answers = dict(loss.predict(outputs))
+        if bounded:
+            answers["low_90"], answers["high_90"] = loss.interval(outputs, 0.9)
+        if likelihood:  # one loss an example, before any reduction
+            answers["nll"] = loss.call(y, outputs)
+        return answers
+
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        for name, value in answer(*(batch if labelled else (batch,))).items():
+            parts.setdefault(name, []).append(value.numpy())
+    found = {name: np.concatenate(values) for name, values in parts.items()}
+    for name in ("prediction", "quantiles", "low_90", "high_90"):
+        if name in found:
+            found[name] = found[name] * np.float32(deviation) + np.float32(mean)
+    if "stddev" in found:
+        found["stddev"] = found["stddev"] * np.float32(deviation)
+    if "nll" in found:  # the density of y is that of the standardised target, over the deviation
+        found["nll"] = found["nll"] + np.float32(np.log(deviation))
+    return found
+
+
+def _offers(loss) -> tuple[bool, bool]:
+    """Whether a regression loss is a likelihood, and whether it gives the 90% interval."""
+    outputs = np.zeros((1, loss.num_outputs(1)), np.float32)
+    try:
+        bounded = hasattr(loss, "interval") and loss.interval(outputs, 0.9) is not None
+    except ValueError:  # quantiles other than 5% and 95%
+        bounded = False
+    return "stddev" in loss.predict(outputs), bounded
+
+
+# Statistics: functions from resampled positions [b, n] to {metric: [b]}, so that one bootstrap
+# serves all metrics of a split.
+
+Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def classification(
+    target: np.ndarray, probabilities: np.ndarray, probabilistic: bool = True
+) -> Statistic:
+    """Metrics of class probabilities (or shares of votes).
+
+    Args:
+        target: int [n], class ids.
+        probabilities: [n, c].
+        probabilistic: whether they are meant as probabilities: without it no log loss.
+    """
+    target = np.asarray(target, np.int64).reshape(len(probabilities))
+    classes = probabilities.shape[1]
+    rows = np.arange(len(target))
+    chosen = probabilities.argmax(axis=1)
+    right = (chosen == target).astype(np.float64)
+    truth = probabilities[rows, target].astype(np.float64)
+    confidence = probabilities[rows, chosen].astype(np.float64)
+    # float32 rounds a probability below 1e-45 to 0, and the truth's of 1 - 1e-8 to 1.
+    surprise = -np.log(np.clip(truth, np.finfo(np.float32).eps, 1.0))
+    bins = plots.bin_of(confidence, BINS)
+    # Ranks count ties against the model, so that equal probabilities for all are no success.
+    above = (probabilities >= truth[:, None].astype(probabilities.dtype)).sum(axis=1)
+    top5 = (above <= 5).astype(np.float64)
+
+    def statistic(index: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"accuracy": right[index].mean(axis=-1)}
+        hits = _counts(target, index, classes, right)
+        both = _counts(target, index, classes) + _counts(chosen, index, classes)
+        f1 = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+        found["macro_f1"] = f1.sum(axis=-1) / (both > 0).sum(axis=-1)
+        if probabilistic:
+            found["log_loss"] = surprise[index].mean(axis=-1)
+        gaps = _counts(bins, index, BINS, confidence - right)
+        found["calibration_error"] = np.abs(gaps).sum(axis=-1) / index.shape[-1]
+        if classes > 10:
+            found["top5_accuracy"] = top5[index].mean(axis=-1)
+        return found
+
+    return statistic
+
+
+def _counts(
+    labels: np.ndarray, index: np.ndarray, size: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """For each resample (row of ``index``) every label's number, or summed weight: [b, size]."""
+    place = np.arange(len(index))[:, None] * size + labels[index]
+    heavy = None if weights is None else weights[index].ravel()
+    return np.bincount(place.ravel(), heavy, len(index) * size).reshape(-1, size).astype(float)
+
+
+def regression(target: np.ndarray, predictions: dict[str, np.ndarray]) -> Statistic:
+    """Metrics of predictions in the target's units.
+
+    Args:
+        target: [n].
+        predictions: ``prediction`` [n]; optional ``nll`` [n], ``low_90`` and ``high_90`` [n].
+    """
+    target = np.asarray(target, np.float64).reshape(-1)
+    error = predictions["prediction"].reshape(-1).astype(np.float64) - target
+    size, square = np.abs(error), np.square(error)
+    relative = size / np.maximum(np.abs(target), MARE_FLOOR)
+    # Deviations from the full split's mean: sums of squares of large targets would cancel.
+    centred = target - target.mean()
+    inside = None
+    if "low_90" in predictions:
+        inside = (predictions["low_90"] <= target) & (target <= predictions["high_90"])
+
+    def statistic(index: np.ndarray) -> dict[str, np.ndarray]:
+        mean_square = square[index].mean(axis=-1)
+        deviations = centred[index]
+        variance = deviations.var(axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # equal targets have no R2
+            r2 = np.where(variance > 0, 1 - mean_square / variance, np.nan)
+        found = {
+            "mae": size[index].mean(axis=-1),
+            "rmse": np.sqrt(mean_square),
+            "r2": r2,
+            "mare": relative[index].mean(axis=-1),
+        }
+        if "nll" in predictions:
+            found["nll"] = predictions["nll"].astype(np.float64)[index].mean(axis=-1)
+        if inside is not None:
+            found["coverage_90"] = inside[index].mean(axis=-1)
+        return found
+
+    return statistic
+
+
+def intervals(statistic: Statistic, n: int, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Values of all metrics on n examples with their 95% percentile bootstrap intervals.
+
+    Args:
+        statistic: resampled positions int [b, n] -> {metric: [b]}.
+        n: examples. A single example has no interval: its bounds are NaN.
+        seed: of the resamples.
+
+    Returns:
+        {metric: {"value", "low", "high"}}.
+    """
+    everything = np.arange(n)
+    values = {name: float(v[0]) for name, v in statistic(everything[None]).items()}
+    if n < 2:
+        return {k: {"value": v, "low": np.nan, "high": np.nan} for k, v in values.items()}
+
+    def stacked(index: np.ndarray, axis: int) -> np.ndarray:
+        found = statistic(np.atleast_2d(index))
+        table = np.stack([found[name] for name in values])
+        return table if index.ndim > 1 else table[:, 0]
+
+    with warnings.catch_warnings():
+        # R2 of a resample of equal targets is NaN, and so are then its bounds: SciPy need not say.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        interval = bootstrap(
+            (everything,),
+            stacked,
+            n_resamples=RESAMPLES,
+            batch=max(1, min(RESAMPLES, _CELLS // n)),
+            confidence_level=LEVEL,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return {
+        name: {"value": values[name], "low": float(low), "high": float(high)}
+        for name, low, high in zip(values, interval.low, interval.high, strict=True)
+    }
+
+
+def report(result: dict[str, Any], predictions: dict, dataset, directory: Path | str) -> None:
+    """Draws what the numbers do not show.
+
+    Classification: confusion_matrix.png, calibration.png, worst_mistakes.png (images only).
+    Regression: residuals.png.
+
+    Args:
+        result: as :func:`measure` gives it.
+        predictions: as :func:`measure` gives them.
+        dataset: the dataset that was measured.
+        directory: where the pictures go.
+    """
+    directory, split = Path(directory), result["split"]
+    target = dataset.targets(split)
+    if dataset.task == "classification":
+        probabilities, target = predictions["probabilities"], target.reshape(-1).astype(np.int64)
+        classes = dataset.classes
+        chosen = probabilities.argmax(axis=1)
+        confidence = probabilities[np.arange(len(target)), chosen]
+        counts = np.zeros([len(classes)] * 2, np.int64)
+        np.add.at(counts, (target, chosen), 1)
+        plots.confusion_matrix(counts, classes, directory / "confusion_matrix.png")
+        plots.calibration_curve(
+            confidence, chosen == target, directory / "calibration.png", bins=BINS
+        )
+        wrong = np.flatnonzero(chosen != target)
+        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
+        picture = directory / "worst_mistakes.png"
+        if dataset.kind == "image" and len(worst):
+            captions = [(classes[chosen[i]], confidence[i], classes[target[i]]) for i in worst]
+            images = _displayable(dataset.raw(split, worst)["image"])
+            plots.worst_mistakes(images, captions, picture)
+        else:
+            picture.unlink(missing_ok=True)  # from an earlier model that made mistakes
+    elif dataset.task == "regression":
+        plots.residuals(
+            target.reshape(-1),
+            predictions["prediction"].reshape(-1),
+            directory / "residuals.png",
+            name=dataset.target_name,
+            stddev=predictions.get("stddev"),
+        )
+
+
+def _displayable(images) -> list[np.ndarray]:
+    """uint8 images; float ones, whose range is not known, are spread over it."""
+    if images[0].dtype == np.uint8:
+        return list(images)
+    low = min(float(image.min()) for image in images)
+    span = max(float(image.max()) for image in images) - low or 1.0
+    return [((image - low) / span * 255).astype(np.uint8) for image in images]

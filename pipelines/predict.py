@@ -1,0 +1,276 @@
+"""Answers for new inputs: image files, the rows of a CSV file, standard input, NumPy arrays.
+
+The very function that is exported answers here, in process, 256 rows at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .data import SourceError, delimited, table
+from .data.source import nearest
+from .run import Run
+from .served import Served
+
+BATCH = 256
+_STDIN = "-"
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+
+
+def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
+    """One answer for each input row, in order.
+
+    Args:
+        run: a finished run, or its directory.
+        inputs: depends on what the run was trained on.
+
+            - images: a path or several, "-" for one image file on standard input, or uint8 arrays
+              [h,w], [h,w,c], [n,h,w,c] or a list of them;
+            - a table: the path of a CSV file with a header ("-": standard input), of which the
+              target and other columns are passed over, or {column: values};
+            - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
+              names of training are known, else in order.
+
+    Returns:
+        Each a dict of JSON-able values. ``input`` (a path, or the row's number from 1) and for
+        classification ``label``, ``class_id``, ``probability``, ``probabilities`` {label: p}; for
+        regression ``prediction`` and, where the model has them, ``stddev``, ``quantiles``; for KNN
+        also ``neighbors``, nearest first: [{"id": position in the order of storing, "distance"}].
+
+    Raises:
+        SourceError: a file that is missing or cannot be read, a missing column, a wrong number of
+            features, values that lead to no answer.
+        RunError: the run is not finished.
+    """
+    return list(answers(run, inputs))
+
+
+def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any]]:
+    """:func:`predict`, one answer after the other: memory does not grow with their number."""
+    run = run if isinstance(run, Run) else Run(run)
+    served = Served.of(run)
+    kind = run.dataset["kind"]
+    if kind == "image":
+        rows = _images(inputs, run)
+    else:
+        rows = _columns(inputs, run) if kind == "columns" else _features(inputs, run)
+    while batch := list(islice(rows, BATCH)):
+        names = [name for name, _ in batch]
+        raw = {
+            served.names[own]: _stack([values[own] for _, values in batch]) for own in batch[0][1]
+        }
+        found = _ask(served, raw, names)
+        for i, name in enumerate(names):
+            yield _answer(name, {k: v[i] for k, v in found.items()}, run.dataset["classes"])
+
+
+def _stack(values: list) -> np.ndarray:
+    return np.array(values, object) if isinstance(values[0], bytes) else np.stack(values)
+
+
+def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, np.ndarray]:
+    def ask(rows):
+        return served.raw({key: tf.constant(value) for key, value in rows.items()})
+
+    try:
+        found = {name: value.numpy() for name, value in ask(raw).items()}
+    except tf.errors.InvalidArgumentError:
+        for i, name in enumerate(names):  # which one was it?
+            try:
+                ask({key: value[i : i + 1] for key, value in raw.items()})
+            except tf.errors.InvalidArgumentError:
+                raise SourceError(
+                    f"{name} cannot be read as an image: it is damaged, or no JPEG, PNG, BMP or "
+                    "GIF file. Replace it or leave it out."
+                ) from None
+        raise
+    values = found["probabilities" if "probabilities" in found else "prediction"]
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(names), -1).all(axis=1))
+    if len(bad):
+        name = names[bad[0]]
+        raise SourceError(
+            f"{f'Row {name}' if isinstance(name, int) else name} has no answer: missing or "
+            "infinite values reach the model. Fill them in, or train with impute among the ops."
+        )
+    return found
+
+
+def _answer(name: Any, found: dict[str, np.ndarray], classes: list[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"input": name}
+    if "probabilities" in found:
+        chosen = int(found["class_id"])
+        answer |= {
+            "label": found["label"].decode(),
+            "class_id": chosen,
+            "probability": float(found["probabilities"][chosen]),
+            "probabilities": dict(zip(classes, found["probabilities"].tolist(), strict=True)),
+        }
+    else:
+        plain = ("prediction", "stddev", "quantiles")
+        answer |= {key: found[key].tolist() for key in plain if key in found}
+    if "neighbor_ids" in found:
+        pairs = zip(found["neighbor_ids"].tolist(), found["distances"].tolist(), strict=True)
+        answer["neighbors"] = [{"id": i, "distance": d} for i, d in pairs if i >= 0]
+    return answer
+
+
+# Rows: (name, {raw input: value}) one after the other.
+
+Row = tuple[Any, dict[str, Any]]
+
+
+def _images(inputs: Any, run: Run) -> Iterator[Row]:
+    own = next(iter(run.preprocess.raw_signature()))
+    if own == "image":  # float pixels: no file holds such
+        pixels = np.asarray(inputs, np.float32)
+        shape = run.preprocess.raw_signature()[own].shape.as_list()[1:]
+        pixels = pixels[None] if pixels.ndim == len(shape) else pixels
+        if list(pixels.shape[1:]) != shape:
+            raise SourceError(
+                f"This run takes float32 images {shape}; got an array {list(pixels.shape)}."
+            )
+        return ((i, {own: image}) for i, image in enumerate(pixels, 1))
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    if isinstance(inputs, np.ndarray) and (
+        inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[-1] in (1, 3, 4))
+    ):
+        inputs = [inputs]
+    return ((name, {own: content}) for name, content in _contents(inputs))
+
+
+def _contents(inputs: Iterable) -> Iterator[tuple[Any, bytes]]:
+    for number, one in enumerate(inputs, 1):
+        if isinstance(one, np.ndarray):
+            yield number, _encode(one)
+        elif str(one) == _STDIN:
+            yield "standard input", sys.stdin.buffer.read()
+        elif isinstance(one, str | os.PathLike):
+            path = Path(one)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            yield str(path), content
+        else:
+            raise SourceError(
+                f"Input {number} is a {type(one).__name__}. This run takes images: paths of image "
+                "files, or uint8 arrays [h,w,c]."
+            )
+
+
+def _encode(image: np.ndarray) -> bytes:
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3, 4):
+        raise SourceError(
+            f"Images from Python are uint8 arrays [h,w,c] with 1, 3 or 4 channels; got "
+            f"{image.dtype} {list(image.shape)}. Convert values to 0..255 first."
+        )
+    return tf.io.encode_png(image).numpy()
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    if isinstance(error, FileNotFoundError):
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        return SourceError(f"There is no file {path}. {nearest(path.name, there)}".strip())
+    if isinstance(error, IsADirectoryError):
+        return SourceError(f"{path} is a folder. Name the image files, e.g. {path}/*.png.")
+    return SourceError(f"{path} cannot be read: {error.strerror}.")
+
+
+def _columns(inputs: Any, run: Run) -> Iterator[Row]:
+    specs = run.preprocess.raw_signature()
+    forms = {n: "text" if s.dtype == tf.string else "number" for n, s in specs.items()}
+    if isinstance(inputs, Mapping):
+        return _rows(_given(inputs, forms))
+    if isinstance(inputs, np.ndarray):
+        raise SourceError(
+            "This run was trained on a table. Give {column: values} with the columns "
+            f"{', '.join(forms)}, or the path of a CSV file."
+        )
+    return _rows_of_files(inputs, lambda path: table.read_rows(path, forms))
+
+
+def _given(inputs: Mapping[str, Any], forms: dict[str, str]) -> dict[str, np.ndarray]:
+    for name in forms:
+        if name not in inputs:
+            raise SourceError(
+                f"The column {name!r} is missing. {nearest(name, inputs)}Expected "
+                f"{', '.join(forms)}."
+            )
+    found = {}
+    for name, form in forms.items():
+        values = np.atleast_1d(np.asarray(inputs[name]))
+        try:
+            found[name] = values.astype(str if form == "text" else np.float32)
+        except (TypeError, ValueError) as error:
+            raise SourceError(f"The column {name!r} takes numbers: {error}.") from None
+    lengths = {len(values) for values in found.values()}
+    if len(lengths) > 1:
+        raise SourceError(f"The columns are of unequal lengths: {sorted(lengths)}.")
+    return found
+
+
+def _features(inputs: Any, run: Run) -> Iterator[Row]:
+    count = run.preprocess.inputs["features"]
+    if isinstance(inputs, np.ndarray) or (
+        isinstance(inputs, list | tuple) and inputs and not isinstance(inputs[0], str | os.PathLike)
+    ):
+        array = np.atleast_2d(np.asarray(inputs, np.float32))
+        if array.ndim != 2 or array.shape[1] != count:
+            raise SourceError(
+                f"This run takes {count} numbers a row; got an array {list(array.shape)}."
+            )
+        return _rows({"features": array})
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        header = delimited.parse(delimited.read_bytes(path)[1], path.name)[0]
+        known = run.dataset["about"].get("columns") or []
+        names = list(known) if set(known) & set(header) else list(header)
+        target = run.dataset["target"]
+        if len(names) > count and target in names:
+            names.remove(target)
+        if len(names) != count:
+            raise SourceError(
+                f"{path.name} has {len(names)} columns ({', '.join(names[:6])}, …); this run takes "
+                f"{count} numbers a row"
+                + (f": {', '.join(known[:6])}, …" if known else ", in the order of training")
+                + "."
+            )
+        columns = table.read_rows(path, dict.fromkeys(names, "number"))
+        return {"features": np.stack([columns[name] for name in names], axis=1)}
+
+    return _rows_of_files(inputs, read)
+
+
+def _rows_of_files(inputs: Any, read) -> Iterator[Row]:
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise SourceError(f"Expected the path of a CSV file, got a {type(path).__name__}.")
+        if str(path).lower().endswith(_IMAGE_ENDINGS):
+            raise SourceError(f"{path} is an image; this run takes the rows of a CSV file.")
+        if str(path) == _STDIN:
+            with tempfile.TemporaryDirectory() as place:  # the reader looks at a file as a whole
+                file = Path(place) / "standard input.csv"
+                file.write_bytes(sys.stdin.buffer.read())
+                columns = read(file)
+        else:
+            columns = read(Path(path))
+        yield from _rows(columns)
+
+
+def _rows(columns: dict[str, np.ndarray]) -> Iterator[Row]:
+    for i in range(len(next(iter(columns.values())))):
+        row = {name: values[i] for name, values in columns.items()}
+        yield i + 1, {k: v.encode() if isinstance(v, str) else v for k, v in row.items()}

@@ -1,0 +1,101 @@
+"""``signature.json``: what an export takes, what it answers, and a request that works."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .run import Run
+from .served import Served
+
+_MEANINGS = {
+    "image_bytes": "an image file (JPEG, PNG, BMP or GIF) of any size",
+    "image": "pixels, as in training",
+    "features": "numbers in the order of training",
+    "x": "preprocessed examples: what the network takes",
+    "probabilities": "one for each label, in the order of `labels`; they sum to 1",
+    "class_id": "position of the most probable label",
+    "label": "the most probable label",
+    "prediction": "in the target's own unit",
+    "stddev": "standard deviation of the prediction, in the target's own unit",
+    "quantiles": "quantiles of the target, lowest first, in its own unit",
+    "neighbor_ids": "positions of the nearest examples in the order of storing; -1: none",
+    "distances": "distances to them, nearest first, after preprocessing",
+}
+
+
+def describe(served: Served, run: Run, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What stands in signature.json: inputs, units, outputs and a request that works.
+
+    Args:
+        served: the functions.
+        run: their run.
+        rows: at least one row of raw inputs, by the signature's names.
+    """
+    about = run.dataset
+    columns = about["about"].get("columns", {})
+    own = {key: name for name, key in served.names.items()}
+    # A number that is missing has no form in JSON.
+    one = {name: np.nan_to_num(v[:1]) if v.dtype.kind == "f" else v[:1] for name, v in rows.items()}
+    reply = {
+        name: value.numpy()
+        for name, value in served.raw({k: tf.constant(v) for k, v in one.items()}).items()
+    }
+    signatures = {}
+    for signature, function in served.signatures.items():
+        inputs = {}
+        for spec in function.structured_input_signature[0]:
+            for each in tf.nest.flatten(spec):
+                inputs[each.name] = {"dtype": each.dtype.name, "shape": each.shape.as_list()}
+                inputs[each.name] |= _about_input(each.name, own.get(each.name), columns)
+        outputs = {
+            name: {"dtype": value.dtype.name, "shape": value.shape.as_list()}
+            | ({"meaning": _MEANINGS[name]} if name in _MEANINGS else {})
+            for name, value in function.structured_outputs.items()
+        }
+        signatures[signature] = {"inputs": inputs, "outputs": outputs}
+    quantiles = getattr(run.loss, "quantiles", None)
+    return {
+        "recipe": run.recipe.name,
+        "task": about["task"],
+        "target": {"name": about["target"]} | _about_input("", about["target"], columns),
+        "labels": list(about["classes"]),
+        **({"quantiles": list(np.atleast_1d(quantiles))} if quantiles is not None else {}),
+        "signatures": signatures,
+        "example": {
+            "request": {"signature_name": "serving_default", "instances": _as_json(one)},
+            "response": {"predictions": _as_json(reply)},
+        },
+    }
+
+
+def _about_input(name: str, column: str | None, columns: Any) -> dict[str, Any]:
+    if column in _MEANINGS:
+        names = {"columns": list(columns)} if column == "features" and columns else {}
+        return {"meaning": _MEANINGS[column]} | names
+    if column is None:
+        return {"meaning": _MEANINGS[name]} if name in _MEANINGS else {}
+    known = columns.get(column, {}) if isinstance(columns, dict) else {}
+    known = {k: known[k] for k in ("unit", "meaning") if known.get(k)}
+    return ({"column": column} if name else {}) | known
+
+
+def _as_json(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Rows as TensorFlow Serving's REST interface writes them: files in base64, text as it is."""
+
+    def plain(name: str, value: Any) -> Any:
+        if name == "image_bytes":
+            return {"b64": base64.b64encode(value).decode()}
+        if isinstance(value, bytes):
+            return value.decode()
+        if np.ndim(value):
+            return [plain(name, each) for each in value]
+        return (
+            float(str(value)) if value.dtype.kind == "f" else value.item()
+        )  # 0.6, not 0.6000000238
+
+    count = len(next(iter(arrays.values())))
+    return [{name: plain(name, values[i]) for name, values in arrays.items()} for i in range(count)]

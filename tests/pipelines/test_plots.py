@@ -1,0 +1,127 @@
+"""Plots say what the arrays say, stay readable at any size, and appear whole."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from epochal.pipelines import plots
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, to look at their content."""
+    kept = []
+    save = plots._save
+
+    def keep(figure, path):
+        kept.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", keep)
+    return kept
+
+
+def test_learning_curves_show_both_splits_gaps_and_the_best_epoch(tmp_path, figures):
+    rows = [
+        {"epoch": 1, "step": 9, "loss": 2.0, "val_loss": 3.0, "accuracy": 0.1, "val_accuracy": 0.2,
+         "learning_rate": 0.1},
+        {"epoch": 2, "step": 18, "loss": 1.0, "val_loss": float("nan"), "accuracy": 0.5,
+         "val_accuracy": 0.6, "learning_rate": 0.1},
+        {"epoch": 3, "step": 27, "loss": 0.5, "val_loss": 2.5, "accuracy": 0.7,
+         "val_accuracy": 0.4, "learning_rate": 0.1},
+    ]  # fmt: skip
+    plots.learning_curves(rows, tmp_path / "curves.png")
+    loss, accuracy = figures[0].axes  # a constant learning rate has no panel
+    assert [axes.get_title(loc="left") for axes in (loss, accuracy)] == ["loss", "accuracy"]
+    training, validation, best = loss.get_lines()
+    np.testing.assert_array_equal(training.get_xydata(), [[1, 2.0], [2, 1.0], [3, 0.5]])
+    np.testing.assert_array_equal(validation.get_ydata(), [3.0, np.nan, 2.5])
+    assert best.get_label() == "best 2.5, epoch 3"
+    assert accuracy.get_lines()[2].get_label() == "best 0.6, epoch 2"  # larger is better
+    assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]  # no temporary file
+
+
+def test_learning_curves_use_a_logarithm_only_over_wide_positive_ranges(tmp_path, figures):
+    for last in (0.01, 0.5, -1.0):
+        rows = [{"epoch": i, "loss": v} for i, v in enumerate([1.0, last])]
+        plots.learning_curves(rows, tmp_path / "c.png")
+    assert [f.axes[0].get_yscale() for f in figures] == ["log", "linear", "linear"]
+    plots.learning_curves([], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_confusion_matrix_counts_and_shares(tmp_path, figures):
+    counts = np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])
+    plots.confusion_matrix(counts, ["a", "b $x$", "c"], tmp_path / "c.png")
+    axes = figures[0].axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "8", (1, 0): "2", (0, 1): "1", (1, 1): "3"}  # (predicted, true)
+    shares = np.square(axes.images[0].get_array())
+    np.testing.assert_allclose(shares, [[0.8, 0.2, 0], [0.25, 0.75, 0], [0, 0, 0]], atol=1e-7)
+    assert axes.get_title(loc="left") == "11 of 14 right"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", r"b \$x\$", "c"]
+
+
+def test_two_hundred_classes_stay_readable(tmp_path, figures):
+    counts = np.diag(np.full(200, 9))
+    counts[7, 3], counts[120, 5] = 6, 2
+    plots.confusion_matrix(counts, [f"class {i}" for i in range(200)], tmp_path / "c.png")
+    matrix, pairs = figures[0].axes[:2]
+    assert not matrix.texts
+    assert len(matrix.get_xticks()) < 20
+    names = [t.get_text() for t in pairs.get_yticklabels()]
+    assert names == ["class 7 → class 3", "class 120 → class 5"]
+    assert [bar.get_width() for bar in pairs.patches] == [6, 2]
+    assert max(Image.open(tmp_path / "c.png").size) < 2_500
+
+
+@pytest.mark.parametrize("size", [1, 2, 30])
+def test_any_number_of_classes_is_drawn(tmp_path, size):
+    plots.confusion_matrix(np.eye(size, dtype=int), ["a long name"] * size, tmp_path / "c.png")
+    assert np.asarray(Image.open(tmp_path / "c.png")).std() > 5  # not blank
+
+
+def test_calibration_curve_bins(tmp_path, figures):
+    confidence = np.array([0.55, 0.6, 0.95, 1.0, 1.0, 0.0])
+    correct = np.array([1, 0, 1, 1, 1, 0])
+    plots.calibration_curve(confidence, correct, tmp_path / "c.png", bins=10)
+    np.testing.assert_array_equal(plots.bin_of(confidence, 10), [5, 5, 9, 9, 9, 0])
+    top, bottom = figures[0].axes
+    points = top.containers[0].lines[0].get_xydata()
+    np.testing.assert_allclose(points, [[0, 0], [0.575, 0.5], [0.95 / 3 + 2 / 3, 1]])
+    assert [bar.get_height() for bar in bottom.patches] == [1, 0, 0, 0, 0, 2, 0, 0, 0, 3]
+    # (0 + |1.15 - 1| + |2.95 - 3|) / 6
+    assert top.get_title(loc="left") == "expected calibration error 0.033"
+
+
+def test_intervals_of_shares_are_wilsons():
+    low, high = plots._wilson(np.array([0.0, 0.5]), np.array([10, 10]))
+    np.testing.assert_allclose(low, [0.0, 0.2366], atol=1e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
+
+
+def test_worst_mistakes_shows_images_of_several_sizes(tmp_path, figures):
+    images = [np.full((8, 8, 1), 3, np.uint8), np.zeros((20, 10, 3), np.uint8)]
+    plots.worst_mistakes(images, [("cat", 0.98, "dog"), ("x" * 40, 0.6, "y")], tmp_path / "w.png")
+    first, second = figures[0].axes
+    assert first.images[0].get_array().shape == (8, 8)
+    assert (first.get_title(), first.get_xlabel()) == ("dog", "cat (98%)")
+    assert second.get_xlabel() == "x" * 14 + "… (60%)"
+    plots.worst_mistakes([], [], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_residuals(tmp_path, figures):
+    plots.residuals(np.array([1.0, 4.0]), np.array([2.0, 2.0]), tmp_path / "r.png", name="price")
+    first, second, third = figures[0].axes
+    np.testing.assert_array_equal(first.collections[0].get_offsets(), [[2, 1], [2, 4]])
+    np.testing.assert_array_equal(second.collections[0].get_offsets(), [[2, -1], [2, 2]])
+    assert sum(bar.get_height() for bar in third.patches) == 2
+    assert first.get_xlabel() == "predicted price"
+
+
+def test_no_figure_is_kept_by_pyplot(tmp_path):
+    from matplotlib._pylab_helpers import Gcf
+
+    plots.residuals(np.zeros(3), np.ones(3), tmp_path / "r.png")
+    assert Gcf.get_all_fig_managers() == []
