@@ -1,0 +1,161 @@
+"""``epochal bench``: ours against what people use today, in one run on one machine.
+
+A row of a benchmark times the same work on several sides: the same precision, batch and number of
+threads. Sides run alternately, each time in a new process, so that a drift of the machine's speed
+meets all of them; each process warms up before the clock starts. A side that has a choice (XLA or
+not) first shows which of its settings is the faster one and then runs with that. Reported are the
+medians and, pair by pair, the ratio to the peer with its range.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..recipe import RecipeError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: case and sides name functions of ``cases``; the first side is ours."""
+
+    label: str
+    case: str
+    sides: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[dict[str, Any], ...] = ({},)
+    """Settings that every side may choose from."""
+
+
+_XLA = ({"jit": False}, {"jit": True})
+_FIT = ("ours", "bare fit")
+_RESNET = ("ours", "stock Keras layers")
+_F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
+
+# name -> (one line, rows)
+BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "train-loop": (
+        "a step of `epochal train` against a bare model.fit on the same data and model",
+        (
+            Row("MLP 784-512-256-10, batch 128", "train_loop", _FIT),
+            Row(
+                "ResNet-20, batch 64, 8x8", "train_loop", ("ours", "bare fit"), {"net": "resnet20"}
+            ),
+        ),
+    ),
+    "knn": (
+        "k=5 among 60,000 x 784: queries/s against faiss IndexFlatL2 and scikit-learn",
+        (Row("60,000 x 784, k=5", "knn", ("ours", "faiss", "scikit-learn")),),
+    ),
+    "resnet20": (
+        "a training step of ResNet-20, batch 128, against the same net of stock Keras layers",
+        (
+            Row("batch 128, 32x32x3, f32", "resnet20", _RESNET, _F32, _XLA),
+            Row(
+                "batch 128, 32x32x3, bf16", "resnet20", _RESNET, {"policy": "mixed_bfloat16"}, _XLA
+            ),
+        ),
+    ),
+}
+TABLE = {name: text for name, (text, _) in BENCHMARKS.items()}
+
+
+class BenchError(RuntimeError):
+    """A benchmark that could not run. The message says what to do."""
+
+
+def run_benchmarks(
+    names: tuple[str, ...], console: Console, *, as_json: bool = False, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Runs benchmarks (all of them where none is named) and prints a table of each."""
+    for name in names:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.3)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise RecipeError(f"There is no benchmark {name!r}.{hint} There are: {list(TABLE)}.")
+    results = []
+    for name in names or tuple(BENCHMARKS):
+        text, rows = BENCHMARKS[name]
+        table = Table(title=f"{name}: {text}", title_justify="left", box=None, pad_edge=False)
+        for column in ("work", "side", "setting", "median", "unit", "ours / side [range]"):
+            table.add_column(column)
+        for row in rows:
+            found = compare(row, repeats, lambda line: _progress(console, as_json, line))
+            results += [{"benchmark": name, **line} for line in found]
+            for line in found:
+                table.add_row(
+                    row.label, line["side"],
+                    ", ".join(f"{k}={v}" for k, v in line["setting"].items()),
+                    f"{line['median']:,.4g}", line["unit"],
+                    f"{line['ratio']:.2f} [{line['low']:.2f}, {line['high']:.2f}]",
+                )  # fmt: skip
+        if not as_json:
+            console.print(table)
+    if as_json:
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def compare(row: Row, repeats: int, say=lambda line: None) -> list[dict[str, Any]]:
+    """Times the sides of a row alternately; rates, so that a ratio above 1 means ours is faster."""
+    chosen = {}
+    for side in row.sides:
+        tried = [(_child(row, side, s, quick=True), s) for s in row.settings] if (
+            len(row.settings) > 1
+        ) else [({}, row.settings[0])]  # fmt: skip
+        chosen[side] = max(tried, key=lambda pair: pair[0].get("rate", 0.0))[1]
+    rates: dict[str, list[float]] = {side: [] for side in row.sides}
+    unit = ""
+    for repeat in range(repeats):
+        for side in row.sides:
+            measured = _child(row, side, chosen[side])
+            rates[side].append(measured["rate"])
+            unit = measured["unit"]
+            say(f"{row.label} {repeat + 1}/{repeats} {side}: {measured['rate']:,.4g} {unit}")
+    ours = rates[row.sides[0]]
+    lines = []
+    for side in row.sides:
+        ratios = [a / b for a, b in zip(ours, rates[side], strict=True)]
+        lines.append(
+            {
+                "row": row.label,
+                "side": side,
+                "setting": chosen[side],
+                "median": statistics.median(rates[side]),
+                "unit": unit,
+                "ratio": statistics.median(ratios),
+                "low": min(ratios),
+                "high": max(ratios),
+            }
+        )
+    return lines
+
+
+def _child(row: Row, side: str, setting: dict[str, Any], quick: bool = False) -> dict[str, Any]:
+    request = {"case": row.case, "side": side, "quick": quick, **row.options, **setting}
+    process = subprocess.run(
+        [sys.executable, "-m", "epochal.pipelines.bench.cases", json.dumps(request)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        raise BenchError(f"{row.label}, {side}: {lines[-1]}")
+    time.sleep(0.5)  # let the processor settle
+    return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def _progress(console: Console, quiet: bool, line: str) -> None:
+    if not quiet:
+        console.print(line, style="dim", highlight=False)

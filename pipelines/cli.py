@@ -1,0 +1,497 @@
+"""The command line: the verbs of ``epochal.pipelines``.
+
+Start-up, help, listing and completion load no TensorFlow. A verb's own flags are parsed by tyro
+from its signature; ``--data.batch-size 64`` and other dotted keys go to ``override``.
+
+Exit codes: 0 done, 1 an error that says what to do, 2 wrong usage, 130 interrupted, state saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from .recipe import Recipe, RecipeError, keys, override
+
+Positional = tyro.conf.Positional
+_KINDS = ("models", "recipes", "data", "ops", "losses", "optimizers", "schedules")
+
+
+class UsageError(Exception):
+    """The command line makes no sense; exit code 2."""
+
+
+def list_(
+    what: Positional[
+        Literal["models", "recipes", "data", "ops", "losses", "optimizers", "schedules"]
+    ] = "recipes",
+    pattern: Positional[str] = "*",
+    /,
+    *,
+    json: bool = False,
+) -> None:
+    """List recipes, models, data sets, ops, losses, optimizers or schedules.
+
+    Args:
+        what: which table to list.
+        pattern: a shell pattern the names must match, e.g. 'resnet*'.
+        json: print JSON instead of a table.
+    """
+    import fnmatch
+
+    rows = {n: row for n, row in _tables(what).items() if fnmatch.fnmatch(n, pattern)}
+    if json:
+        _print_json(rows)
+        return
+    if not rows:
+        raise RecipeError(f"No {what} match {pattern!r}. `epochal list {what}` names all.")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    for column in next(iter(rows.values())):
+        table.add_column(column)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{v:,}" if isinstance(v, int) and v > 9999 else str(v)
+                              for v in row.values()))  # fmt: skip
+    _console().print(table)
+
+
+def show(
+    name: Positional[str],
+    /,
+    *,
+    keys: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Show a recipe, a model (the table for running it in one's head), or a run.
+
+    Args:
+        name: a recipe, a recipe's JSON file, a model, or a run directory.
+        keys: list every key of the recipe with its type, value and meaning.
+        input_shape: model: shape of one example, e.g. 32 32 3.
+        num_classes: model: width of its output.
+        json: print JSON.
+    """
+    from . import show as show_module
+    from .recipes import list_recipes
+
+    console = _console()
+    if Path(name).is_dir():
+        show_module.show_run(name, console, as_json=json)
+    elif name in list_recipes() or name.endswith(".json"):
+        recipe = _recipe(name, overrides)
+        show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
+    else:
+        _load_tensorflow()
+        show_module.show_model(
+            name, console, input_shape=input_shape, num_classes=num_classes,
+            options=overrides or {}, as_json=json,
+        )  # fmt: skip
+
+
+def train(
+    recipe: Positional[str],
+    /,
+    *,
+    run_dir: Path | None = None,
+    allow_differences: bool = False,
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Train a recipe, or resume an unfinished run of it.
+
+    Any key of the recipe can be changed: --seed 1 --algorithm.epochs 3 --model.hidden '(64, 64)'.
+    `epochal show RECIPE --keys` lists them.
+
+    Args:
+        recipe: a recipe's name or JSON file.
+        run_dir: where the results go; by default runs/RECIPE-K.
+        allow_differences: resume although other versions or threads give other bits.
+        json: print the final metrics as JSON.
+    """
+    changed = _recipe(recipe, overrides)
+    _load_tensorflow()
+    from .progress import TerminalProgress
+    from .train import train as train_
+
+    console = _console(stderr=json)
+    progress = TerminalProgress(console)
+    with contextlib.closing(progress):
+        _log_to(console)
+        run = train_(changed, run_dir, callbacks=[progress], allow_differences=allow_differences)
+    if json:
+        _print_json({"run": str(run.path), **run.metrics})
+    else:
+        _summary(run, console)
+
+
+def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "train"] = "test",
+             json: bool = False) -> None:  # fmt: skip
+    """Measure a run on a split, with 95% intervals and plots.
+
+    Args:
+        run: a run directory.
+        split: which examples; test is for the end, after every choice.
+        json: print JSON.
+    """
+    _load_tensorflow()
+    from .evaluate import evaluate as evaluate_
+
+    result = evaluate_(run, split)
+    if json:
+        _print_json(result)
+        return
+    console = _console()
+    console.print(_metrics_table({split: result["metrics"]}))
+    plots = Path(run) / "plots" / ("" if split == "test" else split)
+    console.print(f"plots: {plots}", highlight=False)
+
+
+def predict(run: Positional[str], inputs: Positional[tuple[str, ...]], /, *,
+            json: bool = False) -> None:  # fmt: skip
+    """Answer for image files, the rows of a CSV file, or standard input (-).
+
+    Args:
+        run: a run directory.
+        inputs: image files, one CSV file with a header, or - for standard input.
+        json: print one JSON object a line.
+    """
+    _load_tensorflow()
+    from .predict import predict as predict_
+
+    if not inputs:
+        raise UsageError("give image files, a CSV file, or - for standard input")
+    answers = predict_(run, list(inputs) if len(inputs) > 1 else inputs[0])
+    for answer in answers:
+        if json:
+            _print_json(answer, indent=None)
+        else:
+            _console().print(_answer(answer), highlight=False, soft_wrap=True)
+
+
+def export(run: Positional[str], /, *, to: Path | None = None, format: Literal["saved-model"] = "saved-model",  # noqa: E501
+           verify: bool = True, json: bool = False) -> None:  # fmt: skip
+    """Write a SavedModel that takes raw inputs, and check it in a process with TensorFlow alone.
+
+    Args:
+        run: a run directory.
+        to: where to; by default export/VERSION in the run directory.
+        format: what to write.
+        verify: load the result in a clean process and compare its answers with the model's.
+        json: print JSON.
+    """
+    _load_tensorflow()
+    from .export import export as export_
+
+    path = export_(run, to, format=format, verify=verify)
+    if json:
+        _print_json({"export": str(path), "verified": verify})
+    else:
+        checked = ", answers checked in a process with TensorFlow alone" if verify else ""
+        _console().print(f"exported to {path}{checked}", highlight=False)
+
+
+def bench(names: Positional[tuple[str, ...]] = (), /, *, json: bool = False) -> None:
+    """Time ours against a peer, alternately in child processes, and print medians and ratios.
+
+    Args:
+        names: which benchmarks; without any, all are named.
+        json: print JSON.
+    """
+    from .bench import run_benchmarks
+
+    run_benchmarks(names, _console(), as_json=json)
+
+
+def completion(shell: Positional[Literal["bash", "zsh"]] = "bash", /) -> None:
+    """Print a completion script: eval "$(epochal completion bash)".
+
+    Args:
+        shell: which shell it is for.
+    """
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    sys.stdout.write(
+        start + "_epochal() {\n"
+        '  COMPREPLY=($(compgen -W "$(epochal complete-words "${COMP_WORDS[@]:1:COMP_CWORD}")" '
+        '-- "${COMP_WORDS[COMP_CWORD]}"))\n'
+        "}\ncomplete -o default -F _epochal epochal\n"
+    )
+
+
+VERBS = {
+    "list": list_,
+    "show": show,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "bench": bench,
+    "completion": completion,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``epochal`` command. Always ends by SystemExit."""
+    sys.exit(_main(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _main(arguments: list[str]) -> int:
+    if arguments[:1] == ["complete-words"]:
+        print("\n".join(_complete(arguments[1:])))
+        return 0
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help()
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("epochal"))
+        return 0
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        _dispatch(arguments[0], arguments[1:])
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last complete epoch")
+        return 130
+    except UsageError as error:
+        _say(f"epochal {arguments[0]}: {error}. `epochal --help` shows the usage.")
+        return 2
+    except BrokenPipeError:  # `epochal list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        known = type(error).__module__.startswith("epochal.") or isinstance(error, ImportError)
+        prefix = "" if known else f"unexpected {type(error).__name__} (--debug shows where): "
+        _say(f"error: {prefix}{error}")
+        return 1
+    return 0
+
+
+def _dispatch(verb: str, arguments: list[str]) -> None:
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"there is no such verb.{hint} There are: {', '.join(VERBS)}")
+    function = VERBS[verb]
+    own, changes = _split_keys(function, arguments)
+    if "overrides" in inspect.signature(function).parameters:
+        function = functools.partial(function, overrides=changes)
+        function.__doc__ = VERBS[verb].__doc__
+    elif changes:
+        raise UsageError(f"unknown option --{next(iter(changes))}")
+    tyro.cli(function, args=own, prog=f"epochal {verb}", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _split_keys(function, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A verb's own arguments, and the ``--key value`` pairs that change its recipe."""
+    flags = {name.replace("_", "-") for name in inspect.signature(function).parameters}
+    own, changes = [], {}
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        plain = key.replace("_", "-")
+        if (
+            argument == "-h"
+            or not argument.startswith("--")
+            or argument == "--"
+            or plain in flags | {"help"}
+            or plain.removeprefix("no-") in flags
+        ):
+            own.append(argument)
+        else:
+            value = value if equals else next(rest, None)
+            if value is None:
+                raise UsageError(f"--{key} needs a value")
+            changes[key] = value
+    return own, changes
+
+
+def _complete(words: list[str]) -> list[str]:
+    """Words that may stand where the last of ``words`` stands."""
+    if len(words) <= 1:
+        return list(VERBS)
+    verb, last = words[0], words[-1]
+    if last.startswith("--"):
+        function = VERBS.get(verb)
+        parameters = inspect.signature(function).parameters.values() if function else ()
+        flags = [p.name.replace("_", "-") for p in parameters if p.kind is p.KEYWORD_ONLY]
+        dotted = [k.replace("_", "-") for k in keys()] if verb in ("train", "show") else []
+        return [f"--{flag}" for flag in [*flags, *dotted] if flag != "overrides"]
+    if len(words) == 2:
+        from ..models import list_models
+        from .recipes import list_recipes
+
+        runs = [str(p.parent) for p in Path("runs").glob("*/recipe.json")]
+        return {
+            "list": list(_KINDS),
+            "train": list_recipes(),
+            "show": [*list_recipes(), *list_models(), *runs],
+            "completion": ["bash", "zsh"],
+            "bench": list(_tables("benchmarks")),
+        }.get(verb, runs)
+    return []
+
+
+def _tables(what: str) -> dict[str, dict[str, Any]]:
+    """Rows of `epochal list WHAT`: name -> columns. Loads no TensorFlow."""
+    from ..models import registry
+
+    if what == "models":
+        return {
+            name: {
+                "year": entry.year,
+                "parameters": entry.parameters,
+                "what it is": entry.summary,
+            }
+            for name, entry in registry.MODELS.items()
+        }
+    if what == "recipes":
+        from . import recipes
+
+        return {
+            name: {"what it is": recipes.describe(name).splitlines()[0]}
+            for name in recipes.list_recipes()
+        }
+    if what == "data":
+        from .data import catalog
+
+        return catalog.rows()
+    if what == "ops":
+        from .data import ops
+
+        return {n: {"acts on": ", ".join(k), "what it does": t} for n, (k, t) in ops.TABLE.items()}
+    if what == "benchmarks":
+        from . import bench
+
+        return {name: {"what it times": text} for name, text in bench.TABLE.items()}
+    table = getattr(registry, what.upper())
+    return {name: {"what it is": row[-1]} for name, row in sorted(table.items())}
+
+
+def _recipe(name: str, overrides: dict[str, str] | None) -> Recipe:
+    from .recipes import get_recipe
+
+    return override(get_recipe(name), overrides or {})
+
+
+def _load_tensorflow() -> None:
+    """Imports TensorFlow without the lines that its C++ side writes while it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:  # then what it wrote may tell why
+            sink.seek(0)
+            os.write(saved, sink.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _log_to(console: Console) -> None:
+    """Shows what the library reports (where it trains, what it skipped) as plain lines."""
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            console.print(record.getMessage(), highlight=False, soft_wrap=True)
+
+    logger = logging.getLogger("epochal")
+    logger.handlers = [Handler()]
+    logger.setLevel(logging.INFO)
+
+
+def _summary(run, console: Console) -> None:
+    metrics = run.metrics
+    console.print(
+        f"stopped: {metrics['stop_reason']}"
+        + (f"; best epoch {metrics['best_epoch']}" if metrics.get("best_epoch") else "")
+        + f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s",
+        highlight=False,
+    )
+    splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
+    if splits:
+        console.print(_metrics_table(splits))
+    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False)
+
+
+def _metrics_table(splits: dict[str, dict[str, dict[str, float]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric")
+    for split in splits:
+        table.add_column(f"{split} [95% interval]")
+    for name in dict.fromkeys(name for metrics in splits.values() for name in metrics):
+        cells = [metrics.get(name) for metrics in splits.values()]
+        table.add_row(name, *(
+            f"{c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}]" if c else "" for c in cells
+        ))  # fmt: skip
+    return table
+
+
+def _answer(answer: dict[str, Any]) -> str:
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in answer.items()
+        if not isinstance(value, list | dict)
+    )
+
+
+def _print_json(content: Any, indent: int | None = 2) -> None:
+    sys.stdout.write(json.dumps(content, indent=indent, ensure_ascii=False, default=str) + "\n")
+
+
+def _console(stderr: bool = False) -> Console:
+    return Console(stderr=stderr)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _as_interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _help() -> None:
+    _say_out = Console()
+    _say_out.print(
+        "usage: epochal VERB ...\n\nData, model, loss, algorithm: train, measure, export and "
+        "serve the architectures of 2012-2020.\n",
+        highlight=False,
+    )
+    for verb, function in VERBS.items():
+        first = inspect.cleandoc(function.__doc__).splitlines()[0]
+        _say_out.print(f"  {verb:<11} {first}", highlight=False, markup=False)
+    _say_out.print(
+        "\n`epochal VERB --help` shows a verb's options; --debug shows tracebacks.",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The command line, in process: verbs, keys, exit codes, messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from epochal.pipelines.cli import _complete, _main, _split_keys, train
+
+TINY = ["--algorithm.epochs", "2", "--data.train-examples", "200", "--model.hidden", "(8,)"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    assert _main(["train", "mlp-digits", "--run-dir", str(directory), *TINY]) == 0
+    return directory
+
+
+def said(capsys) -> str:
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def test_flags_of_the_verb_and_keys_of_the_recipe_are_told_apart():
+    own, changes = _split_keys(
+        train, ["mlp-digits", "--run-dir", "x", "--json", "--seed=3", "--data.batch-size", "64"]
+    )
+    assert own == ["mlp-digits", "--run-dir", "x", "--json"]
+    assert changes == {"seed": "3", "data.batch-size": "64"}
+
+
+def test_train_leaves_the_run_directory_of_the_contract(run_dir):
+    names = {p.name for p in run_dir.iterdir()}
+    assert {
+        "recipe.json", "environment.json", "dataset.json", "history.csv", "metrics.json",
+        "README.md", "model.keras", "checkpoints", "tensorboard", "plots",
+    } <= names  # fmt: skip
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics["stop_reason"] == "all 2 epochs done"
+    assert metrics["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert set(metrics["train"]) == {"loss", "accuracy"}
+    test = metrics["test"]["accuracy"]
+    assert 0 <= test["low"] <= test["value"] <= test["high"] <= 1
+    assert len((run_dir / "history.csv").read_text().splitlines()) == 3
+
+
+def test_a_finished_run_is_returned_and_another_recipe_refused(run_dir, capsys):
+    before = (run_dir / "model.keras").stat().st_mtime_ns
+    assert _main(["train", "mlp-digits", "--run-dir", str(run_dir), *TINY]) == 0
+    assert (run_dir / "model.keras").stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert _main(["train", "mlp-digits", "--run-dir", str(run_dir), "--seed", "5", *TINY]) == 1
+    assert "seed: 0 -> 5" in said(capsys)
+
+
+def test_evaluate_repeats_the_final_test_figures(run_dir, capsys):
+    assert _main(["evaluate", str(run_dir), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert result["metrics"]["accuracy"] == metrics["test"]["accuracy"]
+
+
+def test_show_run_and_model_and_keys(run_dir, capsys):
+    assert _main(["show", str(run_dir)]) == 0
+    assert "mlp-digits" in said(capsys)
+    assert _main(["show", "linear", "--input-shape", "3", "--num-classes", "2", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["total"]["parameters"] == 3 * 2 + 2
+    assert table["total"]["multiply_adds"] == 3 * 2
+    assert _main(["show", "mlp-digits", "--keys"]) == 0
+    text = said(capsys)
+    assert "model.hidden" in text
+    assert "algorithm.early_stopping.patience" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["trian"], 2, "Did you mean 'train'"),
+        (["train", "mlp-digts"], 1, "Did you mean 'mlp-digits'"),
+        (["train", "mlp-digits", "--algorithm.epocs", "3"], 1, "algorithm.epochs"),
+        (["train", "mlp-digits", "--algorithm.epochs"], 2, "needs a value"),
+        (["train", "mlp-digits", "--algorithm.epochs", "0"], 1, "`algorithm.epochs`"),
+        (["train", "mlp-digits", "--data.ops", "standardise"], 1, "Did you mean 'standardize'"),
+        (["train", "mlp-digits", "--data.source", "builtin:digit"], 1, "digits"),
+        (["train", "mlp-digits", "--data.source", "csv:/no/such.csv",
+          "--data.ops", "impute"], 1, "/no/such.csv"),
+        (["train", "mlp-digits", "--algorithm.early-stopping.monitor", "x"], 1, "val_accuracy"),
+        (["evaluate", "/no/such/run"], 1, "does not exist"),
+        (["evaluate", "/tmp", "--splt", "x"], 2, "splt"),
+        (["list", "models", "no*"], 1, "No models match"),
+        (["show", "resnet-20"], 1, "Did you mean 'resnet20'"),
+        (["bench", "nothing"], 1, "There is no benchmark"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_with_one_paragraph(arguments, code, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _main(arguments) == code
+    text = said(capsys)
+    assert words in text
+    assert "Traceback" not in text
+    assert "unexpected" not in text
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(ValueError, match="no recipe"):
+        _main(["train", "nothing", "--debug"])
+
+
+def test_completion_knows_recipes_keys_and_verbs():
+    assert "mlp-digits" in _complete(["train", ""])
+    assert "--algorithm.weight-decay" in _complete(["train", "mlp-digits", "--algo"])
+    assert "evaluate" in _complete(["ev"])
+
+
+def test_interrupt_saves_and_resumes(tmp_path):
+    """SIGINT in the middle: exit code 130; the same command goes on and finishes."""
+    command = [sys.executable, "-m", "epochal.pipelines.cli", "train", "mlp-digits",
+               "--run-dir", str(tmp_path / "run"), "--algorithm.epochs", "400",
+               "--algorithm.early-stopping", "none"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 60
+    while not (tmp_path / "run" / "history.csv").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "goes on from the last complete epoch" in output
+    from epochal.pipelines.run import Run, load_checkpoint
+
+    done = len(load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.npz")[1]["history"])
+    assert 1 <= done < 400
+    assert not Run(tmp_path / "run").finished
