@@ -17,12 +17,16 @@ from .registry import create_model, list_models, model_card
 
 _MODULES = (
     "callbacks",
+    "keras_optimizers",
     "knn",
     "layers",
+    "likelihoods",
+    "loss_base",
     "losses",
     "metrics",
     "mlp",
     "optimizers",
+    "paper_optimizers",
     "registry",
     "resnet",
     "schedules",

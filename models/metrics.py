@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .losses import class_labels, match_targets
+from .loss_base import class_labels, match_targets
 
 Tensor = Any
 # A package name of its own: losses have the same class names, and one would replace the other.

@@ -424,6 +424,7 @@ def _log_to(console: Console) -> None:
     logger = logging.getLogger("epochal")
     logger.handlers = [Handler()]
     logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _summary(run, console: Console) -> None:
@@ -433,11 +434,12 @@ def _summary(run, console: Console) -> None:
         + (f"; best epoch {metrics['best_epoch']}" if metrics.get("best_epoch") else "")
         + f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s",
         highlight=False,
+        soft_wrap=True,
     )
     splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
     if splits:
         console.print(_metrics_table(splits))
-    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False)
+    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False, soft_wrap=True)
 
 
 def _metrics_table(splits: dict[str, dict[str, dict[str, float]]]) -> Table:

@@ -35,7 +35,7 @@ def knn_fashion_mnist() -> Recipe:
         data=Data(
             source="tfds:fashion_mnist",
             ops="scale|flatten",
-            batch_size=512,
+            batch_size=2_000,
             shuffle=False,
             validation_fraction=0.0,
         ),

@@ -15,7 +15,10 @@ def linear_diabetes() -> Recipe:
     return Recipe(
         name="linear-diabetes",
         data=Data(
-            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+            source="builtin:diabetes",
+            ops="standardize",
+            validation_fraction=0.2,
+            standardize_target=True,
         ),
         model=Choice(name="linear"),
         loss=Choice(name="mse"),
@@ -36,7 +39,10 @@ def mlp_diabetes() -> Recipe:
     return Recipe(
         name="mlp-diabetes",
         data=Data(
-            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+            source="builtin:diabetes",
+            ops="standardize",
+            validation_fraction=0.2,
+            standardize_target=True,
         ),
         model=Choice(name="mlp", hidden=[32], dropout=0.2),
         loss=Choice(name="mae"),
@@ -58,7 +64,10 @@ def gaussian_diabetes() -> Recipe:
     return Recipe(
         name="gaussian-diabetes",
         data=Data(
-            source="builtin:diabetes", ops="standardize", batch_size=32, standardize_target=True
+            source="builtin:diabetes",
+            ops="standardize",
+            validation_fraction=0.2,
+            standardize_target=True,
         ),
         model=Choice(name="mlp", hidden=[32], dropout=0.2),
         loss=Choice(name="gaussian"),
@@ -79,7 +88,7 @@ def mlp_breast_cancer() -> Recipe:
     """
     return Recipe(
         name="mlp-breast-cancer",
-        data=Data(source="builtin:breast_cancer", ops="standardize", batch_size=32),
+        data=Data(source="builtin:breast_cancer", ops="standardize", validation_fraction=0.2),
         model=Choice(name="mlp", hidden=[32], dropout=0.2),
         loss=Choice(name="binary-cross-entropy"),
         algorithm=Algorithm(
@@ -120,7 +129,7 @@ def mlp_california_housing() -> Recipe:
         name="mlp-california-housing",
         data=Data(
             source="csv:@california-housing",
-            ops="impute|clip_quantiles(0.001, 0.999)|standardize",
+            ops="impute|clip(0.002)|standardize",
             batch_size=128,
             standardize_target=True,
         ),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from epochal.models import losses, metrics
+from epochal.models import likelihoods, losses, metrics
 
 RNG = np.random.default_rng(11)
 N = 37
@@ -312,8 +312,8 @@ def test_metrics_and_losses_of_one_name_are_told_apart():
         for name, value in keras.saving.get_custom_objects().items()
         if name.startswith("epochal")
     }
-    for module in (losses, metrics):
+    for module in (likelihoods, losses, metrics):
         for name, value in vars(module).items():
             public = isinstance(value, type) and value.__module__ == module.__name__
-            if public and not name.startswith("_") and name != "TaskLoss":
+            if public and not name.startswith("_"):
                 assert value in registered, f"{module.__name__}.{name} is not registered"
