@@ -25,6 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from . import listing, results
 from .recipe import Recipe, RecipeError, keys, override
 
 Positional = tyro.conf.Positional
@@ -53,7 +54,7 @@ def list_(
     """
     import fnmatch
 
-    rows = {n: row for n, row in _tables(what).items() if fnmatch.fnmatch(n, pattern)}
+    rows = {n: row for n, row in listing.tables(what).items() if fnmatch.fnmatch(n, pattern)}
     if json:
         _print_json(rows)
         return
@@ -138,7 +139,7 @@ def train(
     if json:
         _print_json({"run": str(run.path), **run.metrics})
     else:
-        _summary(run, console)
+        results.summary(run, console)
 
 
 def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "train"] = "test",
@@ -158,7 +159,7 @@ def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "t
         _print_json(result)
         return
     console = _console()
-    console.print(_metrics_table({split: result["metrics"]}))
+    console.print(results.metrics_table({split: result["metrics"]}))
     plots = Path(run) / "plots" / ("" if split == "test" else split)
     console.print(f"plots: {plots}", highlight=False)
 
@@ -182,7 +183,7 @@ def predict(run: Positional[str], inputs: Positional[tuple[str, ...]], /, *,
         if json:
             _print_json(answer, indent=None)
         else:
-            _console().print(_answer(answer), highlight=False, soft_wrap=True)
+            _console().print(results.answer(answer), highlight=False, soft_wrap=True)
 
 
 def export(run: Positional[str], /, *, to: Path | None = None, format: Literal["saved-model"] = "saved-model",  # noqa: E501
@@ -347,45 +348,9 @@ def _complete(words: list[str]) -> list[str]:
             "train": list_recipes(),
             "show": [*list_recipes(), *list_models(), *runs],
             "completion": ["bash", "zsh"],
-            "bench": list(_tables("benchmarks")),
+            "bench": list(listing.tables("benchmarks")),
         }.get(verb, runs)
     return []
-
-
-def _tables(what: str) -> dict[str, dict[str, Any]]:
-    """Rows of `epochal list WHAT`: name -> columns. Loads no TensorFlow."""
-    from ..models import registry
-
-    if what == "models":
-        return {
-            name: {
-                "year": entry.year,
-                "parameters": entry.parameters,
-                "what it is": entry.summary,
-            }
-            for name, entry in registry.MODELS.items()
-        }
-    if what == "recipes":
-        from . import recipes
-
-        return {
-            name: {"what it is": recipes.describe(name).splitlines()[0]}
-            for name in recipes.list_recipes()
-        }
-    if what == "data":
-        from .data import catalog
-
-        return catalog.rows()
-    if what == "ops":
-        from .data import ops
-
-        return {n: {"acts on": ", ".join(k), "what it does": t} for n, (k, t) in ops.TABLE.items()}
-    if what == "benchmarks":
-        from . import bench
-
-        return {name: {"what it times": text} for name, text in bench.TABLE.items()}
-    table = getattr(registry, what.upper())
-    return {name: {"what it is": row[-1]} for name, row in sorted(table.items())}
 
 
 def _recipe(name: str, overrides: dict[str, str] | None) -> Recipe:
@@ -425,42 +390,6 @@ def _log_to(console: Console) -> None:
     logger.handlers = [Handler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _summary(run, console: Console) -> None:
-    metrics = run.metrics
-    console.print(
-        f"stopped: {metrics['stop_reason']}"
-        + (f"; best epoch {metrics['best_epoch']}" if metrics.get("best_epoch") else "")
-        + f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s",
-        highlight=False,
-        soft_wrap=True,
-    )
-    splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
-    if splits:
-        console.print(_metrics_table(splits))
-    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False, soft_wrap=True)
-
-
-def _metrics_table(splits: dict[str, dict[str, dict[str, float]]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric")
-    for split in splits:
-        table.add_column(f"{split} [95% interval]")
-    for name in dict.fromkeys(name for metrics in splits.values() for name in metrics):
-        cells = [metrics.get(name) for metrics in splits.values()]
-        table.add_row(name, *(
-            f"{c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}]" if c else "" for c in cells
-        ))  # fmt: skip
-    return table
-
-
-def _answer(answer: dict[str, Any]) -> str:
-    return "  ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in answer.items()
-        if not isinstance(value, list | dict)
-    )
 
 
 def _print_json(content: Any, indent: int | None = 2) -> None:

@@ -15,47 +15,57 @@ import csv
 import io
 import json
 import os
-import platform
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe
 
 
 class RunError(RuntimeError):
     """A run directory that cannot be used as asked. The message says what to do."""
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a file so that, whatever happens, the old or the new content is there, whole."""
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` to write to; at the end it is synced and takes the name.
+
+    Whatever happens, the old or the new content is there, whole. The suffix stays the same.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    blob = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}.tmp.", suffix=path.suffix
+    )
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        yield Path(name)
+        _sync(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(name)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes a file so that, whatever happens, the old or the new content is there, whole."""
+    with appearing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -187,171 +197,6 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue())
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds the directory for this process. A dead process's lock is no lock (flock)."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(
-            f"Another process is training in {directory}. Wait for it, stop it, or give another "
-            "--run-dir."
-        ) from None
-    try:
-        for leftover in [*directory.rglob(".*.tmp"), *directory.glob(".model.*.keras")]:
-            leftover.unlink()  # what a killed process was writing
-        yield
-    finally:
-        lock.release()
-
-
-# Checkpoints: arrays by position, since variable paths carry automatic numbers.
-
-
-def state_variables(model) -> list:
-    """Every variable that decides how training goes on: weights, seeds, optimizer, metrics."""
-    return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-
-
-def save_checkpoint(path: Path, arrays: list[np.ndarray], about: dict[str, Any]) -> None:
-    """Writes arrays (by position) and a JSON-able ``about`` as one atomic .npz file."""
-    blob = io.BytesIO()
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(blob, about=text, **{f"v{i}": array for i, array in enumerate(arrays)})
-    write_atomic(path, blob.getbuffer())
-
-
-def load_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]] | None:
-    """What :func:`save_checkpoint` wrote, or None where there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            return [file[f"v{i}"] for i in range(len(file.files) - 1)], about
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(
-            f"The checkpoint {path} is damaged ({error}). Remove it to start this run afresh."
-        ) from None
-
-
-def assign(variables: list, arrays: list[np.ndarray], path: Path) -> None:
-    """Assigns checkpoint arrays to variables, shapes checked first."""
-    ours = [tuple(v.shape) for v in variables]
-    theirs = [a.shape for a in arrays]
-    if ours != theirs:
-        raise RunError(
-            f"The checkpoint {path} does not fit the model: it has {len(theirs)} variables, the "
-            f"model {len(ours)}; the first that differ are "
-            f"{next(((a, b) for a, b in zip(theirs, ours, strict=False) if a != b), None)}. "
-            "Was it written by another version? Start a new run directory."
-        )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-
-
-# Environment: what bit-equality depends on.
-
-
-def effective_threads() -> dict[str, int]:
-    """TensorFlow's thread counts as they will act: set in code, by environment, or all cores."""
-    import tensorflow as tf
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        kind: getattr(tf.config.threading, f"get_{kind}_op_parallelism_threads")()
-        or int(os.environ.get(f"TF_NUM_{kind.upper()}OP_THREADS", 0))
-        or cores
-        for kind in ("intra", "inter")
-    }
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, threads and hardware: what stands in environment.json."""
-    import tensorflow as tf
-
-    packages = ("epochal", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "threads": effective_threads(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "accelerators": [device.name for device in tf.config.list_physical_devices("GPU")],
-    }
-
-
-def restore_environment(recorded: dict[str, Any], *, strict: bool = True) -> None:
-    """Sets the recorded thread counts and checks the rest.
-
-    Raises RunError, naming every difference, where the resumed run could not be bit-equal.
-    """
-    import tensorflow as tf
-
-    for kind, count in recorded["threads"].items():
-        if effective_threads()[kind] != count:
-            with contextlib.suppress(RuntimeError):  # TensorFlow is already running
-                getattr(tf.config.threading, f"set_{kind}_op_parallelism_threads")(count)
-    now = describe_environment()
-    differences = [
-        f"{label} was {then!r}, is {present!r}"
-        for label, then, present in (
-            ("TensorFlow", recorded["packages"]["tensorflow"], now["packages"]["tensorflow"]),
-            ("Keras", recorded["packages"]["keras"], now["packages"]["keras"]),
-            ("the number of threads", recorded["threads"], now["threads"]),
-            ("oneDNN", recorded["onednn"], now["onednn"]),
-            ("the accelerators", recorded["accelerators"], now["accelerators"]),
-        )
-        if then != present
-    ]
-    if differences and strict:
-        raise RunError(
-            "This run cannot go on bit-equal here: " + "; ".join(differences) + ". Restore that, "
-            "start a new run directory, or accept other bits with --allow-differences."
-        )
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
-    """Lines `key: old -> new` for every value in which two recipes differ."""
-
-    def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-        found = {}
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                found |= flat(value, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = value
-        return found
-
-    a, b = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
-
-
-def check_same_recipe(path: Path, recipe: Recipe) -> None:
-    """Raises RunError, showing the difference, where ``path`` holds a run of another recipe."""
-    try:
-        old = Run(path).recipe
-    except RecipeError as error:
-        raise RunError(f"{path}/recipe.json cannot be read: {error}") from None
-    if differences := recipe_differences(old, recipe):
-        raise RunError(
-            f"{path} holds a run of another recipe. It differs in "
-            + "; ".join(differences)
-            + ". Give another --run-dir, or repeat the recipe that stands there."
-        )
 
 
 def check_same_data(run: Run, dataset) -> None:

@@ -11,19 +11,18 @@ import contextlib
 import difflib
 import logging
 import os
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ..models import callbacks as model_callbacks
 from ..models import optimizers
-from . import choices, run
+from . import choices, environment, run
+from .checkpoint import Recorder, TensorBoard
+from .claim import claimed
 from .data import load
 from .recipe import Recipe, RecipeError
 
@@ -66,16 +65,16 @@ def train(
 
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     choices.check_recipe(recipe)
-    with _claimed(recipe, run_dir) as directory:
+    with claimed(recipe, run_dir) as directory:
         if (directory / "metrics.json").is_file():
             log.info("%s holds this run, finished", directory)
             return run.Run(directory)
-        environment = directory / "environment.json"
-        if environment.is_file():
+        record = directory / "environment.json"
+        if record.is_file():
             recorded = run.Run(directory).environment
-            run.restore_environment(recorded, strict=not allow_differences)
+            environment.restore(recorded, strict=not allow_differences)
         else:
-            run.write_json(environment, run.describe_environment())
+            run.write_json(record, environment.describe())
         with _precision(recipe.algorithm.precision):
             return _train(recipe, directory, data, callbacks)
 
@@ -161,7 +160,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
             f"{recipe.name}: {divergence.reason}. Lower algorithm.optimizer.learning_rate, set "
             f"algorithm.clip_norm, or check the data. History: {directory / 'history.csv'}."
         )
-    _save_model(model, directory / "model.keras")
+    with run.appearing(directory / "model.keras") as temporary:
+        model.save(temporary)
     plots.learning_curves(rows, directory / "plots" / "learning_curves.png")
     for split in ("validation", "test"):
         if split in dataset.sizes:
@@ -211,141 +211,6 @@ class Plan:
                     self.model.stop_training = True
 
         return LastStep()
-
-
-class Recorder(keras.callbacks.Callback):
-    """Keeps the history and writes a complete checkpoint after each epoch; restores from it.
-
-    It must stand last among the callbacks: it saves the state that the others have at the end of
-    an epoch, and gives it back to them at the beginning of training.
-    """
-
-    def __init__(self, directory: Path, stateful: list, early):
-        super().__init__()
-        self.directory, self.stateful, self.early = directory, stateful, early
-        self.rows: list[dict[str, float]] = []
-        self.wall_seconds = 0.0
-        self.stopped = False
-        self._train_seconds: list[tuple[int, float]] = []  # steps and seconds of each epoch
-        self._callback_states: list[dict] = []
-
-    @property
-    def _latest(self) -> Path:
-        return self.directory / "checkpoints" / "latest.npz"
-
-    def _best(self, epoch: int) -> Path:
-        return self.directory / "checkpoints" / f"best-{epoch + 1:05d}.npz"
-
-    def restore(self, model) -> int:
-        """Restores from the latest checkpoint, if there is one. Returns the epochs done."""
-        loaded = run.load_checkpoint(self._latest)
-        if loaded is None:
-            return 0
-        arrays, about = loaded
-        run.assign(run.state_variables(model), arrays, self._latest)
-        self.rows = about["history"]
-        self.wall_seconds = about["wall_seconds"]
-        self.stopped = about["stopped"]
-        self._train_seconds = [tuple(pair) for pair in about["train_seconds"]]
-        self._callback_states = about["callbacks"]
-        if self.early is not None:
-            epoch = about["callbacks"][self.stateful.index(self.early)]["best_epoch"]
-            best = run.load_checkpoint(self._best(epoch)) if epoch is not None else None
-            self._best_weights = best[0] if best else None
-        return len(self.rows)
-
-    def on_train_begin(self, logs=None):
-        for callback, state in zip(self.stateful, self._callback_states, strict=False):
-            callback.set_state(state)
-        if self._callback_states and self.early is not None:
-            self.early.best_weights = self._best_weights
-        self._began = time.perf_counter()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._steps = 0
-        self._epoch_began = time.perf_counter()
-        self._epoch_ended = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._steps = batch + 1
-
-    def on_test_begin(self, logs=None):
-        self._epoch_ended = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        now = time.perf_counter()
-        self._train_seconds.append((self._steps, (self._epoch_ended or now) - self._epoch_began))
-        self.wall_seconds += now - self._began
-        self._began = now
-        optimizer = self.model.optimizer
-        self.rows.append(
-            {
-                "epoch": epoch + 1,
-                "step": int(optimizer.iterations),
-                "learning_rate": float(optimizer.learning_rate),
-                **{name: float(value) for name, value in (logs or {}).items()},
-            }
-        )
-        try:
-            self._save(epoch)
-        except OSError as error:
-            raise run.RunError(
-                f"The checkpoint of epoch {epoch + 1} could not be written to {self.directory} "
-                f"({error.strerror or error}). The one before it is whole: make room, or make the "
-                "directory writable, and start the same command again to go on from there."
-            ) from None
-
-    def _save(self, epoch: int) -> None:
-        checkpoints = self._latest.parent
-        best = self.early.best_epoch if self.early is not None else None
-        if best == epoch:
-            run.save_checkpoint(self._best(epoch), self.early.best_weights, {"epoch": epoch})
-        about = {
-            "history": self.rows,
-            "wall_seconds": self.wall_seconds,
-            "stopped": bool(self.model.stop_training),
-            "train_seconds": self._train_seconds,
-            "callbacks": [callback.get_state() for callback in self.stateful],
-        }
-        arrays = [keras.ops.convert_to_numpy(v) for v in run.state_variables(self.model)]
-        run.save_checkpoint(self._latest, arrays, about)
-        run.write_history(self.directory / "history.csv", self.rows)
-        if best is not None:  # older best weights go only once the checkpoint names the new ones
-            for old in checkpoints.glob("best-*.npz"):
-                if old != self._best(best):
-                    old.unlink()
-
-    def examples_per_second(self, batch_size: int) -> float:
-        """Training throughput without validation; the first epoch only where there is no other."""
-        epochs = self._train_seconds[1:] or self._train_seconds
-        seconds = sum(s for _, s in epochs)
-        return batch_size * sum(n for n, _ in epochs) / seconds if seconds else 0.0
-
-
-class TensorBoard(keras.callbacks.Callback):
-    """Writes each epoch's row as scalars, by optimizer step."""
-
-    def __init__(self, directory: Path):
-        super().__init__()
-        self.directory = directory / "tensorboard"
-        self._writers: dict[str, Any] = {}
-
-    def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.optimizer.iterations)
-        for name, value in (logs or {}).items():
-            folder = "validation" if name.startswith("val_") else "train"
-            if folder not in self._writers:
-                path = str(self.directory / folder)
-                self._writers[folder] = tf.summary.create_file_writer(path)
-            with self._writers[folder].as_default(step=step):
-                tf.summary.scalar(name.removeprefix("val_"), float(value))
-        for writer in self._writers.values():
-            writer.flush()
-
-    def on_train_end(self, logs=None):
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
 
 
 def _build_optimizer(recipe: Recipe, steps: int):
@@ -410,18 +275,6 @@ def _make_variables(model, dataset, seed: int) -> None:
     model.reset_metrics()
 
 
-def _save_model(model, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".model.", suffix=".keras")
-    os.close(handle)
-    try:
-        model.save(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 @contextlib.contextmanager
 def _precision(policy: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
@@ -430,65 +283,6 @@ def _precision(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-@contextlib.contextmanager
-def _claimed(recipe: Recipe, run_dir: str | os.PathLike | None) -> Iterator[Path]:
-    """The run directory, locked, holding this recipe and no other."""
-    if run_dir is not None:
-        directory = Path(run_dir)
-        if directory.is_dir() and any(directory.iterdir()) and not _is_ours(directory):
-            raise run.RunError(
-                f"{directory} holds other files and no run. Give an empty or a new directory."
-            )
-        with _hold(directory, recipe):
-            yield directory
-        return
-    for directory in _default_directories(recipe):
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(_hold(directory, recipe))
-            except run.RunError:  # another process trains there: take the next number
-                continue
-            yield directory
-            return
-
-
-@contextlib.contextmanager
-def _hold(directory: Path, recipe: Recipe) -> Iterator[None]:
-    try:
-        with run.locked(directory):
-            if (directory / "recipe.json").is_file():
-                run.check_same_recipe(directory, recipe)
-            else:
-                run.write_atomic(directory / "recipe.json", recipe.to_json())
-            yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise run.RunError(f"Cannot write to {directory}: {error.strerror}.") from None
-
-
-def _is_ours(directory: Path) -> bool:
-    return (directory / "recipe.json").is_file() or {f.name for f in directory.iterdir()} <= {
-        ".lock"
-    }
-
-
-def _default_directories(recipe: Recipe) -> Iterator[Path]:
-    """runs/NAME-K: the last one if it is an unfinished run of this recipe, then new ones."""
-    root = Path("runs")
-    pattern = f"{recipe.name}-*"
-    numbers = [int(p.name[len(recipe.name) + 1 :]) for p in root.glob(pattern)
-               if p.name[len(recipe.name) + 1 :].isdigit()]  # fmt: skip
-    last = max(numbers, default=0)
-    if last:
-        directory = root / f"{recipe.name}-{last}"
-        with contextlib.suppress(run.RunError, RecipeError):
-            found = run.Run(directory)
-            if not found.finished and found.recipe == recipe:
-                yield directory
-    while True:
-        last += 1
-        yield root / f"{recipe.name}-{last}"
 
 
 def _card(recipe: Recipe, dataset, summary: dict[str, Any]) -> str:

@@ -57,7 +57,9 @@ def test_wheel_installs_and_every_module_imports(tmp_path):
     here = sysconfig.get_paths()["purelib"]
     (site / "present.pth").write_text(f"import sys; sys.path.append({here!r})\n")
     paths = [p.relative_to(ROOT) for t in ("models", "pipelines") for p in (ROOT / t).rglob("*.py")]
-    names = [f"epochal.{'.'.join(p.with_suffix('').parts)}".removesuffix(".__init__") for p in paths]
+    names = [
+        f"epochal.{'.'.join(p.with_suffix('').parts)}".removesuffix(".__init__") for p in paths
+    ]
     assert "epochal.pipelines.data.ops.image" in names
     check = (
         "import importlib, sys, epochal\n"

@@ -14,7 +14,9 @@ def test_readme_runs_as_it_stands(tmp_path):
     assert len(blocks) >= 6
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for language, code in blocks:
-        command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
+        command = (
+            ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
+        )
         result = subprocess.run(
             [*command, code], cwd=tmp_path, capture_output=True, text=True,
             env={**os.environ, "PATH": path, "COLUMNS": "100"},

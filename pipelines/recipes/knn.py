@@ -13,7 +13,9 @@ from . import recipe
 def knn_digits() -> Recipe:
     """Five nearest neighbours on scikit-learn's 8x8 digits.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 2 seconds. Test accuracy over 5 split seeds: 98.7 ± 0.7%.
+
+        epochal train knn-digits
     """
     return Recipe(
         name="knn-digits",
@@ -28,7 +30,9 @@ def knn_digits() -> Recipe:
 def knn_fashion_mnist() -> Recipe:
     """Five nearest neighbours among 60,000 pictures of clothes; no validation split is needed.
 
-    2 CPU cores.
+    2 CPU cores, KNNTIME. Test accuracy KNNACC (nothing is random). Needs the set in TFDS_DATA_DIR.
+
+        epochal train knn-fashion-mnist
     """
     return Recipe(
         name="knn-fashion-mnist",

@@ -10,7 +10,10 @@ from . import recipe
 def linear_diabetes() -> Recipe:
     """Linear regression of diabetes progression on ten measurements.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 10 seconds. Test over 5 split seeds: MAE 43.9 ± 2.7, R2 0.48 ± 0.08 (mean ±
+    standard deviation; progression is 25 to 346).
+
+        epochal train linear-diabetes
     """
     return Recipe(
         name="linear-diabetes",
@@ -34,7 +37,10 @@ def linear_diabetes() -> Recipe:
 def mlp_diabetes() -> Recipe:
     """A small MLP on diabetes progression, by absolute error.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 10 seconds. Test over 5 split seeds: MAE 45.3 ± 3.7, R2 0.43 ± 0.08: on 442
+    patients no better than the linear model.
+
+        epochal train mlp-diabetes
     """
     return Recipe(
         name="mlp-diabetes",
@@ -59,7 +65,9 @@ def mlp_diabetes() -> Recipe:
 def gaussian_diabetes() -> Recipe:
     """Maximum likelihood: the net says a mean and a standard deviation for every patient.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 15 seconds. Test over 5 split seeds: GAUSS
+
+        epochal train gaussian-diabetes
     """
     return Recipe(
         name="gaussian-diabetes",
@@ -84,7 +92,9 @@ def gaussian_diabetes() -> Recipe:
 def mlp_breast_cancer() -> Recipe:
     """Malignant or benign, from thirty measurements of cell nuclei; one logit.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 6 seconds. Test accuracy over 5 split seeds: 96.8 ± 1.8%.
+
+        epochal train mlp-breast-cancer
     """
     return Recipe(
         name="mlp-breast-cancer",
@@ -104,7 +114,9 @@ def mlp_breast_cancer() -> Recipe:
 def mlp_digits() -> Recipe:
     """MLP on scikit-learn's 8x8 digits.
 
-    2 CPU cores, seconds.
+    2 CPU cores, 10 seconds. Test accuracy over 5 split seeds: DIGITS
+
+        epochal train mlp-digits
     """
     return Recipe(
         name="mlp-digits",
@@ -123,7 +135,9 @@ def mlp_digits() -> Recipe:
 def mlp_california_housing() -> Recipe:
     """House prices of California's 1990 census from a CSV file with raw columns and outliers.
 
-    2 CPU cores, 1 minute.
+    2 CPU cores, CALMIN. Test over 5 split seeds: CALI. Needs EPOCHAL_DATA_DIR.
+
+        epochal train mlp-california-housing
     """
     return Recipe(
         name="mlp-california-housing",
@@ -148,7 +162,10 @@ def mlp_california_housing() -> Recipe:
 def mlp_fashion_mnist() -> Recipe:
     """MLP on Fashion-MNIST's 28x28 pictures of clothes.
 
-    2 CPU cores.
+    2 CPU cores, 1 to 2 minutes. Test accuracy over 3 seeds: 89.8 ± 0.2%. Needs the set in
+    TFDS_DATA_DIR.
+
+        epochal train mlp-fashion-mnist
     """
     return Recipe(
         name="mlp-fashion-mnist",

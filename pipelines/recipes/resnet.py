@@ -10,7 +10,9 @@ from . import recipe
 def resnet20_digits() -> Recipe:
     """ResNet-20 on scikit-learn's 8x8 digits: the demo.
 
-    2 CPU cores.
+    2 CPU cores, under a minute. Test accuracy RD.
+
+        epochal train resnet20-digits
     """
     return Recipe(
         name="resnet20-digits",
@@ -33,7 +35,10 @@ def resnet20_digits() -> Recipe:
 def resnet20_fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST in eight epochs.
 
-    2 CPU cores.
+    2 CPU cores with bfloat16 instructions, RFTIME. Test accuracy 92.9% (one seed). Needs the set in
+    TFDS_DATA_DIR.
+
+        epochal train resnet20-fashion-mnist
     """
     return Recipe(
         name="resnet20-fashion-mnist",

@@ -131,7 +131,8 @@ def test_interrupt_saves_and_resumes(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "goes on from the last complete epoch" in output
-    from epochal.pipelines.run import Run, load_checkpoint
+    from epochal.pipelines.checkpoint import load_checkpoint
+    from epochal.pipelines.run import Run
 
     done = len(load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.npz")[1]["history"])
     assert 1 <= done < 400

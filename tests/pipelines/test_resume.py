@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epochal.pipelines import run
+from epochal.pipelines import checkpoint, run
 
 _TRAIN = """
 import sys, numpy as np
@@ -81,7 +81,7 @@ def _same(one: Path, other: Path) -> None:
     assert a.metrics["test"] == b.metrics["test"]
     for x, y in zip(a.model.get_weights(), b.model.get_weights(), strict=True):
         np.testing.assert_array_equal(x, y)
-    states = [run.load_checkpoint(p / "checkpoints" / "latest.npz") for p in (one, other)]
+    states = [checkpoint.load_checkpoint(p / "checkpoints" / "latest.npz") for p in (one, other)]
     for x, y in zip(states[0][0], states[1][0], strict=True):
         np.testing.assert_array_equal(x, y)
     assert states[0][1]["callbacks"] == states[1][1]["callbacks"]
@@ -131,8 +131,8 @@ train(recipe, sys.argv[1])
     process = subprocess.run([sys.executable, "-c", stop, str(directory)], capture_output=True)
     assert process.returncode == -signal.SIGKILL
     checkpoints = directory / "checkpoints"
-    assert any(p.name.endswith(".tmp") for p in checkpoints.iterdir())
-    assert len(run.load_checkpoint(checkpoints / "latest.npz")[1]["history"]) == 3
+    assert any(".tmp." in p.name for p in checkpoints.iterdir())
+    assert len(checkpoint.load_checkpoint(checkpoints / "latest.npz")[1]["history"]) == 3
     _wait(_start(directory))
     _same(whole, directory)
-    assert not [p for p in checkpoints.iterdir() if p.name.endswith(".tmp")]
+    assert not [p for p in checkpoints.iterdir() if ".tmp." in p.name]

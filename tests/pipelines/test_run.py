@@ -10,8 +10,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from epochal.pipelines import checkpoint, claim, environment, run
 from epochal.pipelines import recipe as r
-from epochal.pipelines import run
 
 
 def test_write_atomic_replaces_or_leaves_alone(tmp_path, monkeypatch):
@@ -43,16 +43,16 @@ def test_history_keeps_every_bit(tmp_path):
 def test_checkpoint_round_trip_and_damage(tmp_path):
     arrays = [np.arange(6, dtype="float32").reshape(2, 3), np.array(7, "int64")]
     path = tmp_path / "latest.npz"
-    run.save_checkpoint(path, arrays, {"history": [{"loss": float("nan")}]})
-    loaded, about = run.load_checkpoint(path)
+    checkpoint.save_checkpoint(path, arrays, {"history": [{"loss": float("nan")}]})
+    loaded, about = checkpoint.load_checkpoint(path)
     for ours, theirs in zip(arrays, loaded, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     assert np.isnan(about["history"][0]["loss"])
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(run.RunError, match="damaged"):
-        run.load_checkpoint(path)
-    assert run.load_checkpoint(tmp_path / "none.npz") is None
+        checkpoint.load_checkpoint(path)
+    assert checkpoint.load_checkpoint(tmp_path / "none.npz") is None
 
 
 def test_assign_checks_every_shape_before_it_changes_anything(tmp_path):
@@ -60,7 +60,7 @@ def test_assign_checks_every_shape_before_it_changes_anything(tmp_path):
 
     variables = [keras.Variable(np.zeros(2)), keras.Variable(np.zeros((3, 2)))]
     with pytest.raises(run.RunError, match=r"\(2, 3\), \(3, 2\)"):
-        run.assign(variables, [np.ones(2), np.ones((2, 3))], tmp_path)
+        checkpoint.assign(variables, [np.ones(2), np.ones((2, 3))], tmp_path)
     assert float(variables[0].numpy().sum()) == 0.0
 
 
@@ -69,7 +69,7 @@ def test_lock_is_exclusive_and_dies_with_its_process(tmp_path):
         """
         import sys, time
         from pathlib import Path
-        from epochal.pipelines.run import locked
+        from epochal.pipelines.claim import locked
         with locked(Path(sys.argv[1])):
             print("held", flush=True)
             time.sleep(60)
@@ -80,12 +80,12 @@ def test_lock_is_exclusive_and_dies_with_its_process(tmp_path):
     )
     try:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(run.RunError, match="Another process"), run.locked(tmp_path):
+        with pytest.raises(run.RunError, match="Another process"), claim.locked(tmp_path):
             pass
     finally:
         process.kill()
         process.wait()
-    with run.locked(tmp_path):
+    with claim.locked(tmp_path):
         pass
 
 
@@ -97,9 +97,9 @@ def test_another_recipe_shows_the_difference(tmp_path):
         )  # fmt: skip
 
     run.write_atomic(tmp_path / "recipe.json", recipe(epochs=3).to_json())
-    run.check_same_recipe(tmp_path, recipe(epochs=3))
+    claim.check_same_recipe(tmp_path, recipe(epochs=3))
     with pytest.raises(run.RunError) as error:
-        run.check_same_recipe(tmp_path, recipe(epochs=4, optimizer="sgd(momentum=0.5)"))
+        claim.check_same_recipe(tmp_path, recipe(epochs=4, optimizer="sgd(momentum=0.5)"))
     assert "algorithm.epochs: 3 -> 4" in str(error.value)
     assert "algorithm.optimizer.name: 'adam' -> 'sgd'" in str(error.value)
     assert "algorithm.optimizer.momentum: None -> 0.5" in str(error.value)
@@ -113,11 +113,11 @@ def test_a_directory_without_a_run_is_named(tmp_path):
 
 
 def test_other_threads_or_versions_are_an_error_that_names_them():
-    here = run.describe_environment()
-    run.restore_environment(here)
+    here = environment.describe()
+    environment.restore(here)
     there = json.loads(json.dumps(here))
     there["packages"]["tensorflow"] = "1.0"
     there["threads"]["intra"] = 97
     with pytest.raises(run.RunError, match=r"TensorFlow was '1\.0'.*threads was .*97"):
-        run.restore_environment(there)
-    run.restore_environment(there, strict=False)
+        environment.restore(there)
+    environment.restore(there, strict=False)

@@ -11,6 +11,7 @@ import pytest
 
 from epochal.pipelines import recipe as r
 from epochal.pipelines import run as run_module
+from epochal.pipelines.checkpoint import load_checkpoint
 from epochal.pipelines.train import Diverged, Plan, train
 
 
@@ -232,7 +233,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert "checkpoint of epoch 4 could not be written" in result.stderr
-    about = run_module.load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.npz")[1]
+    about = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.npz")[1]
     assert len(about["history"]) == 3
     resumed = train(recipe(), tmp_path / "run", data=blobs())
     assert resumed.history == train(recipe(), tmp_path / "whole", data=blobs()).history

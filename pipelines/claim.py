@@ -1,0 +1,123 @@
+"""Which directory a run gets, and holding it: one process, one recipe, nobody else's files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .recipe import Recipe, RecipeError
+from .run import Run, RunError, write_atomic
+
+
+@contextlib.contextmanager
+def claimed(recipe: Recipe, run_dir: str | os.PathLike | None) -> Iterator[Path]:
+    """The run directory, locked, holding this recipe and no other."""
+    if run_dir is not None:
+        directory = Path(run_dir)
+        if directory.is_dir() and any(directory.iterdir()) and not _is_ours(directory):
+            raise RunError(
+                f"{directory} holds other files and no run. Give an empty or a new directory."
+            )
+        with _hold(directory, recipe):
+            yield directory
+        return
+    for directory in _default_directories(recipe):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_hold(directory, recipe))
+            except RunError:  # another process trains there: take the next number
+                continue
+            yield directory
+            return
+
+
+@contextlib.contextmanager
+def _hold(directory: Path, recipe: Recipe) -> Iterator[None]:
+    try:
+        with locked(directory):
+            if (directory / "recipe.json").is_file():
+                check_same_recipe(directory, recipe)
+            else:
+                write_atomic(directory / "recipe.json", recipe.to_json())
+            yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"Cannot write to {directory}: {error.strerror}.") from None
+
+
+def _is_ours(directory: Path) -> bool:
+    return (directory / "recipe.json").is_file() or {f.name for f in directory.iterdir()} <= {
+        ".lock"
+    }
+
+
+def _default_directories(recipe: Recipe) -> Iterator[Path]:
+    """runs/NAME-K: the last one if it is an unfinished run of this recipe, then new ones."""
+    root = Path("runs")
+    pattern = f"{recipe.name}-*"
+    numbers = [int(p.name[len(recipe.name) + 1 :]) for p in root.glob(pattern)
+               if p.name[len(recipe.name) + 1 :].isdigit()]  # fmt: skip
+    last = max(numbers, default=0)
+    if last:
+        directory = root / f"{recipe.name}-{last}"
+        with contextlib.suppress(RunError, RecipeError):
+            found = Run(directory)
+            if not found.finished and found.recipe == recipe:
+                yield directory
+    while True:
+        last += 1
+        yield root / f"{recipe.name}-{last}"
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process. A dead process's lock is no lock (flock)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(
+            f"Another process is training in {directory}. Wait for it, stop it, or give another "
+            "--run-dir."
+        ) from None
+    try:
+        for leftover in directory.rglob(".*.tmp.*"):
+            leftover.unlink()  # what a killed process was writing
+        yield
+    finally:
+        lock.release()
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
+    """Lines `key: old -> new` for every value in which two recipes differ."""
+
+    def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+        found = {}
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                found |= flat(value, f"{prefix}{key}.")
+            else:
+                found[prefix + key] = value
+        return found
+
+    a, b = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+def check_same_recipe(path: Path, recipe: Recipe) -> None:
+    """Raises RunError, showing the difference, where ``path`` holds a run of another recipe."""
+    try:
+        old = Run(path).recipe
+    except RecipeError as error:
+        raise RunError(f"{path}/recipe.json cannot be read: {error}") from None
+    if differences := recipe_differences(old, recipe):
+        raise RunError(
+            f"{path} holds a run of another recipe. It differs in "
+            + "; ".join(differences)
+            + ". Give another --run-dir, or repeat the recipe that stands there."
+        )

@@ -1,0 +1,53 @@
+"""Metrics and answers as the terminal shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_BOUNDS = ("value", "low", "high")
+
+
+def summary(run, console: Console) -> None:
+    """How a run ended: why it stopped, its speed, its metrics, and where things are."""
+    metrics = run.metrics
+    console.print(
+        f"stopped: {metrics['stop_reason']}"
+        + (f"; best epoch {metrics['best_epoch']}" if metrics.get("best_epoch") else "")
+        + f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
+    if splits:
+        console.print(metrics_table(splits))
+    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False, soft_wrap=True)
+
+
+def metrics_table(splits: dict[str, dict[str, dict[str, float | None]]]) -> Table:
+    """One row a metric, one column a split; what could not be computed is a dash."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric")
+    for split in splits:
+        table.add_column(f"{split} [95% interval]")
+    for name in dict.fromkeys(name for metrics in splits.values() for name in metrics):
+        table.add_row(name, *(_interval(metrics.get(name)) for metrics in splits.values()))
+    return table
+
+
+def _interval(metric: dict[str, float | None] | None) -> str:
+    if metric is None:
+        return ""
+    value, low, high = ("-" if metric[k] is None else f"{metric[k]:.4f}" for k in _BOUNDS)
+    return f"{value} [{low}, {high}]"
+
+
+def answer(values: dict[str, Any]) -> str:
+    """One prediction as a line; lists are left to --json."""
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in values.items()
+        if not isinstance(value, list | dict)
+    )
