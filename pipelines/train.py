@@ -94,7 +94,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     plan = Plan(recipe, dataset.steps_per_epoch)
     model = choices.build_model(recipe, dataset, loss)
     model.compile(
-        optimizer=_build_optimizer(recipe, plan.steps),
+        optimizer=build_optimizer(recipe, plan.steps),
         loss=loss,
         metrics=choices.build_metrics(dataset, loss),
         jit_compile=recipe.algorithm.jit,
@@ -102,7 +102,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     )
     _make_variables(model, dataset, recipe.seed)
 
-    early = _early_stopping(recipe, plan, dataset, loss)
+    early = early_stopping(recipe, plan, dataset, loss)
     divergence = model_callbacks.StopOnDivergence()
     stateful = [early, divergence, *_schedule_callbacks(recipe)]
     stateful = [callback for callback in stateful if callback is not None]
@@ -213,7 +213,8 @@ class Plan:
         return LastStep()
 
 
-def _build_optimizer(recipe: Recipe, steps: int):
+def build_optimizer(recipe: Recipe, steps: int):
+    """The optimizer of a recipe whose training takes ``steps``. Raises RecipeError."""
     algorithm = recipe.algorithm
     try:
         return optimizers.build(
@@ -238,7 +239,7 @@ def _schedule_callbacks(recipe: Recipe) -> list:
     return [] if callback is None else [callback]
 
 
-def _early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
+def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
     """Stops if the recipe says so; finds and keeps the best epoch in any case where one is."""
     settings = recipe.algorithm.early_stopping
     if settings is None:

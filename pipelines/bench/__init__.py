@@ -35,6 +35,9 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     settings: tuple[dict[str, Any], ...] = ({},)
     """Settings that every side may choose from."""
+    together: bool = False
+    """Differences smaller than what two processes differ by: one process times all sides in turn,
+    and its case answers {"rates": {side: rate}}."""
 
 
 _XLA = ({"jit": False}, {"jit": True})
@@ -45,9 +48,9 @@ _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
 # name -> (one line, rows)
 BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
     "train-loop": (
-        "a step of `epochal train` against a bare model.fit on the same data and model",
+        "a step of the trainer (all its callbacks) against a bare model.fit, same data and model",
         (
-            Row("MLP 784-512-256-10, batch 128", "train_loop", _FIT),
+            Row("MLP 784-512-256-10, batch 128", "train_loop", _FIT, together=True),
             Row(
                 "ResNet-20, batch 64, 8x8", "train_loop", ("ours", "bare fit"), {"net": "resnet20"}
             ),
@@ -117,11 +120,17 @@ def compare(row: Row, repeats: int, say=lambda line: None) -> list[dict[str, Any
     rates: dict[str, list[float]] = {side: [] for side in row.sides}
     unit = ""
     for repeat in range(repeats):
-        for side in row.sides:
-            measured = _child(row, side, chosen[side])
-            rates[side].append(measured["rate"])
-            unit = measured["unit"]
-            say(f"{row.label} {repeat + 1}/{repeats} {side}: {measured['rate']:,.4g} {unit}")
+        if row.together:
+            measured = _child(row, "", row.settings[0])
+            found = measured["rates"]
+        else:
+            measured = {side: _child(row, side, chosen[side]) for side in row.sides}
+            found = {side: answer["rate"] for side, answer in measured.items()}
+            measured = measured[row.sides[0]]
+        unit = measured["unit"]
+        for side, rate in found.items():
+            rates[side].append(rate)
+            say(f"{row.label} {repeat + 1}/{repeats} {side}: {rate:,.4g} {unit}")
     ours = rates[row.sides[0]]
     lines = []
     for side in row.sides:

@@ -30,7 +30,8 @@ def knn_digits() -> Recipe:
 def knn_fashion_mnist() -> Recipe:
     """Five nearest neighbours among 60,000 pictures of clothes; no validation split is needed.
 
-    2 CPU cores, KNNTIME. Test accuracy KNNACC (nothing is random). Needs the set in TFDS_DATA_DIR.
+    2 CPU cores, half a minute. Test accuracy 85.5% (nothing is random). Needs the set in
+    TFDS_DATA_DIR.
 
         epochal train knn-fashion-mnist
     """

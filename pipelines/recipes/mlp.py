@@ -65,7 +65,8 @@ def mlp_diabetes() -> Recipe:
 def gaussian_diabetes() -> Recipe:
     """Maximum likelihood: the net says a mean and a standard deviation for every patient.
 
-    2 CPU cores, 15 seconds. Test over 5 split seeds: GAUSS
+    2 CPU cores, 15 seconds. Test over 5 split seeds: MAE 48.2 ± 3.5, and its 90% intervals
+    cover 92.7 ± 3.7% of the patients.
 
         epochal train gaussian-diabetes
     """
@@ -114,7 +115,7 @@ def mlp_breast_cancer() -> Recipe:
 def mlp_digits() -> Recipe:
     """MLP on scikit-learn's 8x8 digits.
 
-    2 CPU cores, 10 seconds. Test accuracy over 5 split seeds: DIGITS
+    2 CPU cores, 10 seconds. Test accuracy over 5 split seeds: 98.2 ± 0.7%.
 
         epochal train mlp-digits
     """
@@ -135,7 +136,8 @@ def mlp_digits() -> Recipe:
 def mlp_california_housing() -> Recipe:
     """House prices of California's 1990 census from a CSV file with raw columns and outliers.
 
-    2 CPU cores, CALMIN. Test over 5 split seeds: CALI. Needs EPOCHAL_DATA_DIR.
+    2 CPU cores, half a minute. Test, one seed: MAE 0.347 (of 100,000 dollars),
+    R2 0.805. Needs EPOCHAL_DATA_DIR.
 
         epochal train mlp-california-housing
     """
