@@ -40,7 +40,7 @@ def claimed(recipe: Recipe, run_dir: str | os.PathLike | None) -> Iterator[Path]
 def _hold(directory: Path, recipe: Recipe) -> Iterator[None]:
     try:
         with locked(directory):
-            if (directory / "recipe.json").is_file():
+            if begun(directory):
                 check_same_recipe(directory, recipe)
             else:
                 write_atomic(directory / "recipe.json", recipe.to_json())
@@ -49,10 +49,14 @@ def _hold(directory: Path, recipe: Recipe) -> Iterator[None]:
         raise RunError(f"Cannot write to {directory}: {error.strerror}.") from None
 
 
+def begun(directory: Path) -> bool:
+    """Whether there is anything to lose: until the first checkpoint a recipe may still change."""
+    return any((directory / name).is_file() for name in ("checkpoints/latest.npz", "metrics.json"))
+
+
 def _is_ours(directory: Path) -> bool:
-    return (directory / "recipe.json").is_file() or {f.name for f in directory.iterdir()} <= {
-        ".lock"
-    }
+    hidden = all(file.name.startswith(".") for file in directory.iterdir())  # a lock, say
+    return hidden or (directory / "recipe.json").is_file()
 
 
 def _default_directories(recipe: Recipe) -> Iterator[Path]:

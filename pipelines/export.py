@@ -255,7 +255,8 @@ def ask_alone(
         for number, (directory, request) in enumerate(zip(directories, requests, strict=True)):
             asked, answered = (f"{place}/{kind}{number}.npz" for kind in ("request", "answer"))
             np.savez(asked, **check_export.pack(request))
-            arguments += [str(directory), asked, answered]
+            # Absolute, since the process stands in another directory.
+            arguments += [str(Path(directory).resolve()), asked, answered]
             answers.append(answered)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}

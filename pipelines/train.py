@@ -22,7 +22,7 @@ from ..models import callbacks as model_callbacks
 from ..models import optimizers
 from . import choices, environment, run
 from .checkpoint import Recorder, TensorBoard
-from .claim import claimed
+from .claim import begun, claimed
 from .data import load
 from .recipe import Recipe, RecipeError
 
@@ -67,21 +67,23 @@ def train(
     choices.check_recipe(recipe)
     with claimed(recipe, run_dir) as directory:
         if (directory / "metrics.json").is_file():
+            finished = run.Run(directory)
+            if (reason := finished.metrics["stop_reason"]).startswith("diverged"):
+                raise Diverged(f"{directory} holds this run, which {reason}. Change the recipe.")
             log.info("%s holds this run, finished", directory)
-            return run.Run(directory)
-        record = directory / "environment.json"
-        if record.is_file():
+            return finished
+        if begun(directory):
             recorded = run.Run(directory).environment
             environment.restore(recorded, strict=not allow_differences)
         else:
-            run.write_json(record, environment.describe())
+            run.write_json(directory / "environment.json", environment.describe())
         with _precision(recipe.algorithm.precision):
             return _train(recipe, directory, data, callbacks)
 
 
 def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.Run:
     dataset = load(recipe.data, data)
-    if (directory / "dataset.json").is_file():
+    if begun(directory):
         run.check_same_data(run.Run(directory), dataset)
     keras.utils.set_random_seed(recipe.seed)
     loss = choices.build_loss(recipe.loss)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from epochal.pipelines.cli import _complete, _main, _split_keys, train
@@ -137,3 +138,25 @@ def test_interrupt_saves_and_resumes(tmp_path):
     done = len(load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.npz")[1]["history"])
     assert 1 <= done < 400
     assert not Run(tmp_path / "run").finished
+
+
+def test_export_and_predict_from_a_relative_directory(run_dir, capsys, monkeypatch, tmp_path):
+    """As a user types it: the checker's process stands elsewhere."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    monkeypatch.chdir(run_dir.parent)
+    assert _main(["export", "run", "--json"]) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert exported == {"export": "run/export/1", "verified": True}
+    digit = (load_digits().images[0] / 16 * 255).round().astype("uint8")
+    Image.fromarray(digit).save("digit.png")
+    assert _main(["predict", "run", "digit.png", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    from epochal.pipelines.run import Run
+
+    run = Run("run")
+    outputs = run.model(run.preprocess(digit[None, ..., None])).numpy()[0]
+    assert answer["label"] == str(outputs.argmax())
+    softmax = np.exp(outputs - outputs.max())
+    assert answer["probability"] == pytest.approx(softmax.max() / softmax.sum(), rel=1e-5)

@@ -121,6 +121,8 @@ def test_divergence_names_quantity_step_and_epoch(tmp_path):
         train(wild, tmp_path / "run", data=(x, y.astype("float32")))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["stop_reason"].startswith("diverged: loss became")
+    with pytest.raises(Diverged, match="holds this run, which diverged"):
+        train(wild, tmp_path / "run", data=(x, y.astype("float32")))
 
 
 def test_regression_metrics_are_in_the_targets_own_units(tmp_path):
@@ -169,6 +171,10 @@ def test_what_cannot_work_is_said_before_training(changes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         train(recipe(**changes), tmp_path / "run", data=blobs())
     assert not (tmp_path / "run" / "history.csv").exists()
+    # Nothing has begun: the mistake can be mended in the same directory.
+    if "loss" in changes:
+        mended = train(recipe(epochs=1), tmp_path / "run", data=blobs())
+        assert mended.recipe.loss.name == "cross-entropy"
 
 
 def test_resuming_with_other_data_is_refused(tmp_path):
