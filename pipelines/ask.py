@@ -31,7 +31,8 @@ def newest(path: Path) -> Path:
 
 def example(directory: Path) -> dict:
     """The first row of signature.json's example request; base64 becomes bytes."""
-    row = json.loads((directory / "signature.json").read_text())["example"]["instances"][0]
+    request = json.loads((directory / "signature.json").read_text())["example"]["request"]
+    row = request["instances"][0]
     return {
         name: [base64.b64decode(v["b64"]) if isinstance(v, dict) else v] for name, v in row.items()
     }

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from epochal.pipelines import cli
 from epochal.pipelines.cli import _complete, _main, _split_keys, train
 
+ASK = Path(cli.__file__).with_name("ask.py")
 TINY = ["--algorithm.epochs", "2", "--data.train-examples", "200", "--model.hidden", "(8,)"]
 
 
@@ -149,6 +152,7 @@ def test_export_and_predict_from_a_relative_directory(run_dir, capsys, monkeypat
     assert _main(["export", "run", "--json"]) == 0
     exported = json.loads(capsys.readouterr().out)
     assert exported == {"export": "run/export/1", "verified": True}
+    # The script that needs TensorFlow alone: the export's own example, then a file.
     digit = (load_digits().images[0] / 16 * 255).round().astype("uint8")
     Image.fromarray(digit).save("digit.png")
     assert _main(["predict", "run", "digit.png", "--json"]) == 0
@@ -160,3 +164,9 @@ def test_export_and_predict_from_a_relative_directory(run_dir, capsys, monkeypat
     assert answer["label"] == str(outputs.argmax())
     softmax = np.exp(outputs - outputs.max())
     assert answer["probability"] == pytest.approx(softmax.max() / softmax.sum(), rel=1e-5)
+    ask = [sys.executable, "-I", str(ASK), "run/export", "digit.png"]
+    for command, name in ((ask[:-1], "the example in run/export/1"), (ask, "digit.png")):
+        said_alone = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert said_alone.startswith(name)
+        assert "alone" in said_alone
+    assert f"label {answer['label']}, probability {answer['probability']:.4f}" in said_alone
