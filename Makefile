@@ -14,6 +14,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
+	rm -rf runs/demo
 	$(BIN)/epochal train resnet20-digits --run-dir runs/demo
 	$(BIN)/epochal export runs/demo
 	$(BIN)/python pipelines/ask.py runs/demo/export
@@ -29,7 +30,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 bench: .venv/installed
-	$(BIN)/pip install --quiet '.[bench]' && $(BIN)/epochal bench
+	$(BIN)/pip install --quiet --editable '.[bench]' && $(BIN)/epochal bench
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -14,9 +14,6 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Proof rather than need: with these an import of either package fails in this process. (TensorFlow
-# itself imports keras where it finds it.)
-sys.modules["keras"] = sys.modules["epochal"] = None
 
 
 def newest(path: Path) -> Path:
@@ -41,6 +38,9 @@ def example(directory: Path) -> dict:
 def main(path: str, *images: str) -> None:
     """Prints what the model answers to each image, or to the example."""
     directory = newest(Path(path))
+    # Proof rather than need: an import of either package would fail now. (TensorFlow itself
+    # imports keras where it finds it.)
+    sys.modules["keras"] = sys.modules["epochal"] = None
     import tensorflow as tf
 
     model = tf.saved_model.load(str(directory))  # kept: a signature does not hold its model

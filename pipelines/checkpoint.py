@@ -1,8 +1,8 @@
 """Checkpoints and the callbacks that write them, such that a killed run goes on bit-equal.
 
-Arrays are stored by position, since the paths of variables carry automatic numbers. One file,
-``checkpoints/latest.npz``, holds all that a resume reads: every variable of model, optimizer and
-metrics, the callbacks' states and the history.
+Arrays are stored by position, since the paths of variables carry automatic numbers.
+``checkpoints/latest.npz`` holds every variable of model, optimizer and metrics, the callbacks'
+states and the history; ``best-<epoch>.npz`` the weights of the best epoch that it names.
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ class Recorder(keras.callbacks.Callback):
         if self.early is not None:
             epoch = about["callbacks"][self.stateful.index(self.early)]["best_epoch"]
             best = load_checkpoint(self._best(epoch)) if epoch is not None else None
+            if epoch is not None and best is None:
+                raise RunError(
+                    f"{self._best(epoch)}, which {self._latest} names, is missing. Put it back, or "
+                    "start a new run directory."
+                )
             self._best_weights = best[0] if best else None
         return len(self.rows)
 

@@ -30,7 +30,7 @@ def claimed(recipe: Recipe, run_dir: str | os.PathLike | None) -> Iterator[Path]
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(_hold(directory, recipe))
-            except RunError:  # another process trains there: take the next number
+            except Busy:  # take the next number
                 continue
             yield directory
             return
@@ -38,15 +38,20 @@ def claimed(recipe: Recipe, run_dir: str | os.PathLike | None) -> Iterator[Path]
 
 @contextlib.contextmanager
 def _hold(directory: Path, recipe: Recipe) -> Iterator[None]:
-    try:
-        with locked(directory):
-            if begun(directory):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory))
+            # Without environment.json a recipe.json is not one that we wrote.
+            written = (directory / "recipe.json").is_file()
+            if written and (begun(directory) or not (directory / "environment.json").is_file()):
                 check_same_recipe(directory, recipe)
             else:
                 write_atomic(directory / "recipe.json", recipe.to_json())
-            yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise RunError(f"Cannot write to {directory}: {error.strerror}.") from None
+        except OSError as error:
+            raise RunError(
+                f"Cannot write to {directory}: {error.strerror or error}. Give another --run-dir."
+            ) from None
+        yield
 
 
 def begun(directory: Path) -> bool:
@@ -77,6 +82,10 @@ def _default_directories(recipe: Recipe) -> Iterator[Path]:
         yield root / f"{recipe.name}-{last}"
 
 
+class Busy(RunError):
+    """Another process trains in the directory."""
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Holds the directory for this process. A dead process's lock is no lock (flock)."""
@@ -85,7 +94,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise RunError(
+        raise Busy(
             f"Another process is training in {directory}. Wait for it, stop it, or give another "
             "--run-dir."
         ) from None

@@ -212,7 +212,7 @@ def bench(names: Positional[tuple[str, ...]] = (), /, *, json: bool = False) -> 
     """Time ours against a peer, alternately in child processes, and print medians and ratios.
 
     Args:
-        names: which benchmarks; without any, all are named.
+        names: which benchmarks; without any, all are run, which takes half an hour.
         json: print JSON.
     """
     from .bench import run_benchmarks
@@ -397,7 +397,7 @@ def _print_json(content: Any, indent: int | None = 2) -> None:
 
 
 def _console(stderr: bool = False) -> Console:
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, markup=False)
 
 
 def _say(text: str) -> None:

@@ -52,8 +52,9 @@ def restore(recorded: dict[str, Any], *, strict: bool = True) -> None:
     differences = [
         f"{label} was {then!r}, is {present!r}"
         for label, then, present in (
-            ("TensorFlow", recorded["packages"]["tensorflow"], now["packages"]["tensorflow"]),
-            ("Keras", recorded["packages"]["keras"], now["packages"]["keras"]),
+            ("Python", recorded["python"], now["python"]),
+            *((n, v, now["packages"].get(n)) for n, v in recorded["packages"].items()),
+            ("the processor", recorded["processor"], now["processor"]),
             ("the number of threads", recorded["threads"], now["threads"]),
             ("oneDNN", recorded["onednn"], now["onednn"]),
             ("the accelerators", recorded["accelerators"], now["accelerators"]),

@@ -39,8 +39,12 @@ class Choice(BaseModel):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         value = parse_choice(value) if isinstance(value, str) else value
+        if isinstance(value, Choice):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("expected a name, or an object with `name` and options")
         # JSON has no tuples: a recipe equals itself after a round trip.
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dict(value).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -160,8 +164,8 @@ class Algorithm(_Strict):
 class Recipe(_Strict):
     """Data, model, loss and algorithm: swap one and measure what it contributes."""
 
-    name: str
-    """What the recipe is called in reports and run directories."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    """What the recipe is called in reports and run directories: letters, digits, `-`, `_`, `.`."""
     data: Data
     """Element 1: what is learnt from."""
     model: Choice

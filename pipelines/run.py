@@ -1,11 +1,11 @@
 """The run directory: one folder holds all that a training run leaves behind.
 
     recipe.json  environment.json  dataset.json  history.csv  metrics.json  README.md  model.keras
-    checkpoints/{latest,best}.npz  tensorboard/  plots/*.png  export/<version>/
+    checkpoints/{latest,best-<epoch>}.npz  tensorboard/  plots/*.png  export/<version>/
 
-A file appears whole or not at all. ``checkpoints/latest.npz`` is the one file a resume reads: it
-holds every variable of model, optimizer and metrics, the callbacks' states and the history.
-``metrics.json`` is written last: a directory that has it holds a finished run.
+A file appears whole or not at all. A resume reads ``checkpoints/latest.npz`` (every variable of
+model, optimizer and metrics, the callbacks' states, the history) and the best epoch's weights that
+it names. ``metrics.json`` is written last: a directory that has it holds a finished run.
 """
 
 from __future__ import annotations
@@ -114,8 +114,7 @@ class Run:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
             raise RunError(
-                f"{self.path} has no {name}: the run has not got that far. "
-                f"`epochal train {self.recipe.name} --run-dir {self.path}` resumes it."
+                f"{self.path} has no {name}: the run has not got that far; {self.state}"
             ) from None
         except ValueError as error:
             raise RunError(f"{self.path / name} is damaged ({error}).") from None
@@ -127,6 +126,14 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "metrics.json").is_file()
+
+    @property
+    def state(self) -> str:
+        """Where the run stands, and what to do, as half a sentence."""
+        if self.finished:
+            return f"it has ended: {self.metrics['stop_reason']}."
+        again = f"epochal train {self.path / 'recipe.json'} --run-dir {self.path}"
+        return f"training has not finished. `{again}` goes on."
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -164,10 +171,7 @@ class Run:
         registry.get("models", self.recipe.model.name)  # imports the classes in model.keras
         file = self.path / "model.keras"
         if not file.is_file():
-            raise RunError(
-                f"{self.path} has no model.keras: training has not finished. "
-                f"`epochal train {self.recipe.name} --run-dir {self.path}` resumes it."
-            )
+            raise RunError(f"{self.path} has no model.keras: {self.state}")
         return keras.models.load_model(file, compile=False)
 
     @cached_property

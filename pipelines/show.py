@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import recipes
 from .recipe import Choice, Recipe, RecipeError, keys
@@ -30,13 +31,13 @@ def show_recipe(recipe: Recipe, console: Console, *, with_keys: bool, as_json: b
     for slot in ("data", "model", "loss", "algorithm"):
         value = getattr(recipe, slot)
         if isinstance(value, Choice):
-            console.print(f"[bold]{slot:<10}[/bold] {value}", highlight=False)
+            console.print(Text.assemble((f"{slot:<10}", "bold"), f" {value}"))
             continue
-        console.print(f"[bold]{slot}[/bold]", highlight=False)
+        console.print(Text(slot, "bold"))
         for key, field in value:
             if key not in defaults[slot] or field != defaults[slot][key]:
                 console.print(f"  {key:<22} {_short(field)}", highlight=False, markup=False)
-    console.print(f"[bold]{'seed':<10}[/bold] {recipe.seed}", highlight=False)
+    console.print(Text.assemble((f"{'seed':<10}", "bold"), f" {recipe.seed}"))
     if recipe.data.source.startswith("csv:"):
         _show_columns(recipe, console)
 
@@ -177,12 +178,9 @@ def show_run(path: str, console: Console, *, as_json: bool) -> None:
 
         console.print(Markdown(card.read_text()))
     else:
-        done = len(run.history)
         console.print(
-            f"{run.recipe.name}: unfinished, {done} epochs done. "
-            f"`epochal train {run.recipe.name} --run-dir {run.path}` goes on.",
-            highlight=False,
+            f"{run.recipe.name}: {len(run.history)} epochs done; {run.state}", highlight=False
         )
     columns = run.dataset.get("about", {}).get("columns") if run.finished else None
     if columns:
-        print_columns(columns, run.dataset.get("target_name", ""), console)
+        print_columns(columns, run.dataset["target"], console)

@@ -106,7 +106,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
 
     early = early_stopping(recipe, plan, dataset, loss)
     divergence = model_callbacks.StopOnDivergence()
-    stateful = [early, divergence, *_schedule_callbacks(recipe)]
+    stateful = [early, divergence, *_schedule_callbacks(recipe, dataset, loss)]
     stateful = [callback for callback in stateful if callback is not None]
     recorder = Recorder(directory, stateful, early)
     start_epoch = recorder.restore(model)
@@ -139,6 +139,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
     from .evaluate import measure, report
 
     rows = recorder.rows
+    # Again: a kill may have fallen between the last checkpoint and its history.csv.
+    run.write_history(directory / "history.csv", rows)
     best = early.best_epoch if early is not None and early.best_epoch is not None else None
     best_row = rows[best] if best is not None else (rows[-1] if rows else {})
     summary: dict[str, Any] = {
@@ -235,10 +237,25 @@ def build_optimizer(recipe: Recipe, steps: int):
         ) from None
 
 
-def _schedule_callbacks(recipe: Recipe) -> list:
+def _schedule_callbacks(recipe: Recipe, dataset, loss) -> list:
     schedule = recipe.algorithm.schedule
     callback = optimizers.needs_callback(schedule.name, schedule.options)
-    return [] if callback is None else [callback]
+    if callback is None:
+        return []
+    _check_recorded("algorithm.schedule.monitor", callback.monitor, dataset, loss)
+    return [callback]
+
+
+def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
+    recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
+    if "validation" in dataset.sizes:
+        recorded = [f"val_{name}" for name in recorded] + recorded
+    if monitor not in recorded:
+        near = difflib.get_close_matches(monitor, recorded, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"`{key}`: {monitor!r} is not recorded.{hint} This run records {', '.join(recorded)}."
+        )
 
 
 def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
@@ -248,16 +265,7 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
         if plan.epochs == 1 or "validation" not in dataset.sizes:
             return None
         return model_callbacks.EarlyStopping("val_loss", patience=plan.epochs)
-    recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
-    if "validation" in dataset.sizes:
-        recorded = [f"val_{name}" for name in recorded] + recorded
-    if settings.monitor not in recorded:
-        near = difflib.get_close_matches(settings.monitor, recorded, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(
-            f"`algorithm.early_stopping.monitor`: {settings.monitor!r} is not recorded.{hint} "
-            f"This run records {', '.join(recorded)}."
-        )
+    _check_recorded("algorithm.early_stopping.monitor", settings.monitor, dataset, loss)
     return model_callbacks.EarlyStopping(**settings.model_dump())
 
 
@@ -266,6 +274,8 @@ def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:
         return f"diverged: {divergence.reason}"
     if early is not None and early.reason:
         return f"early stopping: {early.reason}"
+    if epochs < plan.epochs:
+        return f"stopped by a callback after {epochs} of {plan.epochs} epochs"
     return f"all {plan.steps} steps done" if plan.partial else f"all {epochs} epochs done"
 
 

@@ -2,10 +2,10 @@
 
 import configparser
 import os
+import resource
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from pathlib import Path
 
@@ -109,13 +109,14 @@ def test_start_up_loads_no_tensorflow(code):
     subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True)
 
 
-def test_help_takes_less_than_half_a_second():
-    """The best of three: the machine may be busy."""
+def test_list_takes_less_than_half_a_second_of_processor_time():
+    """Processor time, the best of three: the machine may be busy with other tests."""
     command = [Path(sys.executable).parent / "epochal", "list"]
 
     def seconds() -> float:
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < 0.5

@@ -133,6 +133,18 @@ def test_unknown_field_in_json_is_refused():
         Recipe.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [('"name": "small"', '"name": "../x"', "`name`"), ('"name": "mlp"', '"nme": "mlp"', "model")],
+)
+def test_bad_json_names_the_field(old, new, words):
+    with pytest.raises(RecipeError, match=words):
+        Recipe.from_json(small().to_json().replace(old, new))
+    broken = {**small().model_dump(), "loss": None}
+    with pytest.raises(RecipeError, match="`loss`.*expected a name"):
+        Recipe(**broken)
+
+
 def test_every_key_has_type_and_docstring():
     table = keys()
     assert table["algorithm.early_stopping.patience"][0] == "int"

@@ -118,6 +118,6 @@ def test_other_threads_or_versions_are_an_error_that_names_them():
     there = json.loads(json.dumps(here))
     there["packages"]["tensorflow"] = "1.0"
     there["threads"]["intra"] = 97
-    with pytest.raises(run.RunError, match=r"TensorFlow was '1\.0'.*threads was .*97"):
+    with pytest.raises(run.RunError, match=r"tensorflow was '1\.0'.*threads was .*97"):
         environment.restore(there)
     environment.restore(there, strict=False)

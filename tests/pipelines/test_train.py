@@ -163,6 +163,7 @@ def test_knn_is_trained_by_the_same_trainer(tmp_path):
         ({"model": "knn(k=100000)"}, "k must lie between"),
         ({"optimizer": "adam(beta_1=2)"}, "beta_1"),
         ({"early_stopping": r.EarlyStopping(monitor="val_acc")}, "Did you mean 'val_accuracy'"),
+        ({"schedule": "plateau(monitor='val_los')"}, "Did you mean 'val_loss'"),
         ({"data": {"ops": "standardize|flip_lr"}}, "flip_lr"),
         ({"data": {"source": "pyton"}}, "pyton"),
     ],
@@ -212,6 +213,21 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(run_module.RunError, match="other files"):
         train(recipe(), tmp_path, data=blobs())
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_recipe_file_that_the_user_wrote_is_not_overwritten(tmp_path):
+    mine = recipe(epochs=1).to_json()
+    (tmp_path / "recipe.json").write_text(mine)
+    with pytest.raises(run_module.RunError, match=r"seed: 0 -> 3"):
+        train(recipe(epochs=1, seed=3), tmp_path, data=blobs())
+    assert (tmp_path / "recipe.json").read_text() == mine
+
+
+def test_where_nothing_can_be_written_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(run_module.RunError, match="Cannot write to runs/t-1"):
+        train(recipe(), data=blobs())
 
 
 _FULL = """

@@ -1,0 +1,58 @@
+"""The harness: sides alternate, ratios go pair by pair, and a quick real comparison runs."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from epochal.pipelines import bench
+from epochal.pipelines.bench import BENCHMARKS, BenchError, Row, cases, compare, run_benchmarks
+
+
+def test_ratios_are_of_pairs_and_sides_take_their_better_setting(monkeypatch):
+    rates = {"ours": iter([4.0, 20.0, 8.0]), "peer": iter([2.0, 5.0, 8.0])}
+    asked = []
+
+    def child(row, side, setting, quick=False):
+        if quick:
+            return {"rate": 1.0 + setting["jit"] * (1 if side == "ours" else -1), "unit": "/s"}
+        asked.append((side, setting["jit"]))
+        return {"rate": next(rates[side]), "unit": "/s"}
+
+    monkeypatch.setattr(bench, "_child", child)
+    row = Row("work", "case", ("ours", "peer"), settings=({"jit": False}, {"jit": True}))
+    ours, peer = compare(row, 3)
+    assert asked == [("ours", True), ("peer", False)] * 3
+    assert (ours["median"], peer["median"]) == (8.0, 5.0)
+    assert (peer["ratio"], peer["low"], peer["high"]) == (2.0, 1.0, 4.0)
+
+
+def test_every_row_names_a_case():
+    for _, rows in BENCHMARKS.values():
+        for row in rows:
+            assert row.case in cases.CASES
+            assert len(row.sides) >= 2
+
+
+def test_a_failing_side_is_named_and_the_others_go_on(monkeypatch, capsys):
+    def child(row, side, setting, quick=False):
+        if row.case == "knn":
+            raise BenchError("no faiss here")
+        if row.together:
+            return {"rates": dict.fromkeys(row.sides, 1.0), "unit": "/s"}
+        return {"rate": 1.0, "unit": "/s"}
+
+    monkeypatch.setattr(bench, "_child", child)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(BenchError, match="knn"):
+        run_benchmarks((), console, as_json=True, repeats=1)
+    named = {line["benchmark"] for line in json.loads(capsys.readouterr().out)}
+    assert named == {"train-loop", "resnet20"}
+    assert "no faiss here" in console.file.getvalue()
+
+
+def test_the_training_loop_case_runs():
+    found = cases.train_loop("", quick=True)
+    assert set(found["rates"]) == {"ours", "bare fit"}
+    assert min(found["rates"].values()) > 0
