@@ -45,8 +45,8 @@ def open_table(data: Data) -> Source:
     Args:
         data: ``source`` is "csv:PATH" or "csv:@NAME"; ``target`` the column to predict (by default
             the catalogue's choice, else the last column); ``task`` overrides what is inferred:
-            text, true/false or at most 20 different integers mean classification, other numbers
-            regression.
+            text, true/false, two different integers, or up to 20 that occur three times each on
+            average, mean classification, other numbers regression.
 
     Returns:
         Source of kind "columns": everything in "train" (splits are carved elsewhere), float32 and
@@ -249,7 +249,9 @@ def _require_present(name: str, values: np.ndarray, form: str) -> None:
 def _task(name: str, text: pa.Array, values: np.ndarray, form: str, wanted: str | None) -> str:
     distinct = len(set(values)) if form == "text" else np.unique(values).size
     whole = form != "text" and bool((values % 1 == 0).all())
-    codes = form in ("text", "boolean") or (whole and distinct <= MAX_INFERRED_CLASSES)
+    # Codes repeat: twelve rents that all differ are numbers, however few they are.
+    repeated = distinct <= 2 or distinct <= min(MAX_INFERRED_CLASSES, len(values) // 3)
+    codes = form in ("text", "boolean") or (whole and repeated)
     task = wanted or ("classification" if codes else "regression")
     if task == "regression" and form == "text":
         example = values[[*_not_numbers(text), 0][0]]

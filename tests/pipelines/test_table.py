@@ -107,6 +107,8 @@ def test_tsv_takes_the_tab_whatever_else_the_lines_hold(write):
         (["2.0", "-1", "2"], "classification", ("-1", "2"), [1, 0, 1]),
         (["True", "false", "true"], "classification", ("false", "true"), [1, 0, 1]),
         (["1", "2", "2.5"], "regression", (), [1, 2, 2.5]),
+        (["830", "790", "1010", "790"], "regression", (), [830, 790, 1010, 790]),  # rents
+        (["3", "1", "2"] * 3, "classification", ("1", "2", "3"), [2, 0, 1] * 3),
     ],
 )
 def test_task_is_inferred_from_the_target(write, values, task, classes, target):
