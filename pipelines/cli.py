@@ -212,7 +212,7 @@ def bench(names: Positional[tuple[str, ...]] = (), /, *, json: bool = False) -> 
     """Time ours against a peer, alternately in child processes, and print medians and ratios.
 
     Args:
-        names: which benchmarks; without any, all are run, which takes half an hour.
+        names: which benchmarks; without any, all are run, which takes long.
         json: print JSON.
     """
     from .bench import run_benchmarks

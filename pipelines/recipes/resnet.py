@@ -35,7 +35,7 @@ def resnet20_digits() -> Recipe:
 def resnet20_fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST in eight epochs.
 
-    2 CPU cores with bfloat16 instructions, 8 to 12 minutes. Test accuracy 92.9% (one
+    2 CPU cores with bfloat16 instructions, 12 minutes on a busy machine. Test accuracy 92.9% (one
     seed). Needs the set in TFDS_DATA_DIR.
 
         epochal train resnet20-fashion-mnist
