@@ -92,10 +92,15 @@ class Data(_Strict):
     split."""
     test_fraction: Fraction = 0.2
     """Share of all examples set apart for the test, where the source has no test split."""
+    split: Literal["random", "time"] | None = None
+    """How the validation and test splits are carved out: at random (in proportion to the classes),
+    or by time: the first rows train, later ones validate, the last ones test. By default by time
+    for series of the catalogue, else at random. Rows count in the order of the source."""
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """Decides which examples go into which split; independent of the training seed."""
+    """Decides which examples go into which random split; independent of the training seed."""
     train_examples: Count | None = None
-    """Use only so many examples of the training split (stratified for classification)."""
+    """Use only so many examples of the training split: in proportion to the classes, or, where the
+    split is by time, the latest."""
     target: str | None = None
     """csv: the column to predict; by default the last."""
     task: Literal["classification", "regression"] | None = None

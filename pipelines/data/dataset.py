@@ -38,7 +38,8 @@ class Dataset:
         self._data, self.about = data, source.about
         self.task, self.kind, self.classes = source.task, source.kind, source.classes
         self.target_name = source.target_name
-        self._indices = _split(data, source)  # split -> (split of the source, rows)
+        self._by_time = source.in_time if data.split is None else data.split == "time"
+        self._indices = _split(data, source, self._by_time)  # split -> (split of the source, rows)
         self.sizes = {name: len(rows) for name, (_, rows) in self._indices.items()}
         for name, size in self.sizes.items():
             if not size:
@@ -96,6 +97,7 @@ class Dataset:
             "target": self.target_name,
             "target_scale": list(self.target_scale),
             "sizes": dict(self.sizes),
+            "split": "time" if self._by_time else "random",
             "split_seed": self._data.split_seed,
             "input_shape": list(self.input_shape),
             "preprocess": self.preprocess.to_dict(),
@@ -197,7 +199,7 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     return Dataset(data, open_source(data, arrays))
 
 
-def _split(data: Data, source: Source) -> dict[str, tuple[str, np.ndarray]]:
+def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np.ndarray]]:
     """Split -> (split of the source it comes from, row numbers)."""
     train = source.splits["train"]
     labels = train.target if isinstance(train, Rows) and source.task == "classification" else None
@@ -207,8 +209,9 @@ def _split(data: Data, source: Source) -> dict[str, tuple[str, np.ndarray]]:
         validation_fraction=0.0 if "validation" in source.splits else data.validation_fraction,
         test_fraction=0.0 if "test" in source.splits else data.test_fraction,
         train_examples=data.train_examples,
-        labels=labels,
+        labels=None if by_time else labels,
         classes=source.classes,
+        by_time=by_time,
     )
     found = {name: ("train", rows) for name, rows in carved.items()}
     own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}

@@ -90,6 +90,8 @@ class Source:
         splits: "train" always, "validation" and "test" where the source defines them.
         target_name: what is predicted, e.g. the column's name.
         about: JSON-able facts: origin, licence, fingerprint (SHA-256), columns, skipped files.
+        in_time: the rows follow each other in time, so that a random split would put neighbours
+            of training rows into the test.
     """
 
     kind: Kind
@@ -98,6 +100,7 @@ class Source:
     splits: dict[str, Rows | Records]
     target_name: str = "target"
     about: dict[str, Any] = field(default_factory=dict)
+    in_time: bool = False
 
 
 def open_source(data, arrays: Any = None) -> Source:

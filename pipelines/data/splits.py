@@ -1,4 +1,4 @@
-"""Which examples are for training, validation and test: a function of the split seed alone.
+"""Which examples are for training, validation and test: by time, or by the split seed alone.
 
 The order behind a split is a hash of (seed, purpose, example), not a generator's stream, so that it
 stays the same with every version of NumPy. NumPy only.
@@ -42,6 +42,7 @@ def carve(
     train_examples: int | None = None,
     labels: np.ndarray | None = None,
     classes: Sequence[str] = (),
+    by_time: bool = False,
 ) -> dict[str, np.ndarray]:
     """Splits 0..n-1 into "train" and, for fractions above 0, "validation" and "test".
 
@@ -54,6 +55,8 @@ def carve(
         labels: class ids [n]; then every class is represented in proportion in every split, and
             at least once. Without, the split is plain.
         classes: names for error messages.
+        by_time: the test is the end of the rows, validation what comes before it, and of what is
+            left the latest ``train_examples`` train. Neither seed nor labels matter.
 
     Returns:
         Sorted, disjoint int64 indices; together 0..n-1 unless ``train_examples`` is given.
@@ -75,7 +78,10 @@ def carve(
     for left, name in enumerate(wanted):
         reserve = len(wanted) - left  # one example for each split still to come
         count = min(max(1, round(fractions[name] * len(rest))), len(rest) - reserve)
-        parts[name], rest = _take(rest, count, seed, _PURPOSES[name], labels, reserve)
+        if by_time:
+            rest, parts[name] = np.split(rest, [len(rest) - count])
+        else:
+            parts[name], rest = _take(rest, count, seed, _PURPOSES[name], labels, reserve)
     if train_examples is not None:
         if train_examples > len(rest):
             raise SourceError(
@@ -87,7 +93,10 @@ def carve(
                 f"data.train_examples is {train_examples}, but there are "
                 f"{len(np.unique(labels[rest]))} classes and each needs a training example."
             )
-        rest, _ = _take(rest, train_examples, seed, _PURPOSES["train"], labels, 0)
+        if by_time:
+            rest = rest[-train_examples:]
+        else:
+            rest, _ = _take(rest, train_examples, seed, _PURPOSES["train"], labels, 0)
     return {"train": rest} | {k: parts[k] for k in ("validation", "test") if k in parts}
 
 

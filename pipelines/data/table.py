@@ -69,10 +69,11 @@ def open_table(data: Data) -> Source:
             f"Its columns are {', '.join(texts)}."
         )
     notes: list[str] = []
-    if entry and entry.kind == "series":
+    in_time = entry is not None and entry.kind == "series"
+    if in_time and data.split == "random":
         notes.append(
-            "The rows follow each other in time. Splits that draw rows at random put neighbours "
-            "of training rows into the test."
+            "The rows follow each other in time: a random split puts neighbours of training rows "
+            "into the test, and its score says little about the future. Leave data.split out."
         )
     columns: dict[str, np.ndarray] = {}
     summaries: dict[str, dict[str, Any]] = {}
@@ -105,7 +106,7 @@ def open_table(data: Data) -> Source:
         "notes": notes,
     }
     rows = Rows(columns, target)
-    return Source("columns", task, classes, {"train": rows}, target_name, about)
+    return Source("columns", task, classes, {"train": rows}, target_name, about, in_time)
 
 
 def read_rows(path: Path | str, forms: Mapping[str, str]) -> dict[str, np.ndarray]:

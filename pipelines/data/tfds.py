@@ -103,7 +103,7 @@ def _has_licence(info) -> bool:
 
 def _kind(tfds, inputs, source: str) -> str:
     if isinstance(inputs, tfds.features.Image):
-        if inputs.dtype == np.uint8 and inputs.shape[-1] in (1, 3):
+        if np.dtype(inputs.np_dtype) == np.uint8 and inputs.shape[-1] in (1, 3):
             return "image"
     elif isinstance(inputs, tfds.features.Tensor) and len(inputs.shape) <= 1:
         numbers = np.dtype(inputs.np_dtype).kind in "fiub"

@@ -90,3 +90,13 @@ def test_too_few_examples():
         carve(10, 0, test_fraction=0.2, train_examples=9)
     with pytest.raises(SourceError, match="5 classes"):
         carve(50, 0, train_examples=4, labels=np.arange(50) % 5)
+
+
+def test_by_time_the_future_is_never_trained_on():
+    parts = carve(100, 3, validation_fraction=0.25, test_fraction=0.2, by_time=True)
+    assert parts["train"].tolist() == list(range(60))
+    assert parts["validation"].tolist() == list(range(60, 80))
+    assert parts["test"].tolist() == list(range(80, 100))
+    assert carve(100, 7, test_fraction=0.2, train_examples=5, by_time=True)["train"].tolist() == [
+        75, 76, 77, 78, 79,
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from epochal.pipelines.data import catalog, table
+from epochal.pipelines.data import catalog, load, table
 from epochal.pipelines.data.source import SourceError
 from epochal.pipelines.recipe import Data
 
@@ -262,3 +262,29 @@ def test_catalogue_decides_the_target():
         22_641,
     )
     np.testing.assert_allclose(source.splits["train"].target.mean(), 0.819, atol=5e-4)
+
+
+def test_a_series_is_split_by_time_and_any_table_can_be(tmp_path):
+    file = tmp_path / "growth.csv"
+    file.write_text("month,sales\n" + "".join(f"{i},{i / 2}\n" for i in range(40)))
+    data = Data(source=f"csv:{file}", ops="standardize", split="time", validation_fraction=0.25)
+    dataset = load(data)
+    assert dataset.sizes == {"train": 24, "validation": 8, "test": 8}
+    assert dataset.targets("test").tolist() == [i / 2 for i in range(32, 40)]
+    assert dataset.targets("validation").tolist() == [i / 2 for i in range(24, 32)]
+    # what is learnt about the columns is learnt from the past
+    assert dataset.preprocess.states[0]["mean"] == {"month": 11.5}
+    assert dataset.describe()["split"] == "time"
+    random = load(data.model_copy(update={"split": None}))
+    assert random.describe()["split"] == "random"
+    assert random.targets("test").tolist() != dataset.targets("test").tolist()
+
+
+@needs_data
+def test_a_series_of_the_catalogue_tests_on_the_end_of_the_year():
+    data = Data(source="csv:@electricity-demand", ops="drop('timestamp')|standardize")
+    dataset = load(data)
+    whole = table.open_table(data).splits["train"]
+    assert np.array_equal(dataset.targets("test"), whole.target[-3504:])
+    assert dataset.describe()["split"] == "time"
+    assert not any("random split" in note for note in dataset.about["notes"])
