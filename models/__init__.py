@@ -25,6 +25,7 @@ _MODULES = (
     "losses",
     "metrics",
     "mlp",
+    "neighbors",
     "optimizers",
     "paper_optimizers",
     "registry",

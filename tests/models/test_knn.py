@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from epochal.models import create_model, knn
+from epochal.models import create_model, knn, neighbors
 from epochal.models.losses import ZeroOne
 
 
@@ -46,12 +46,14 @@ def nearest(queries, x, k, metric="euclidean"):
     return np.argsort(distances(queries, x, metric), axis=1, kind="stable")[:, :k]
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
-    """Many chunks of everything, at sizes that a test can afford."""
-    monkeypatch.setattr(knn, "_ROWS", 64)
-    monkeypatch.setattr(knn, "_QUERIES", 16)
-    monkeypatch.setattr(knn, "_MANY", 8)
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def small_chunks(monkeypatch, request):
+    """Many chunks of everything, at sizes that a test can afford; with and without products in
+    bfloat16 first, whatever the processor."""
+    monkeypatch.setattr(neighbors, "has_fast_bfloat16", lambda: request.param)
+    monkeypatch.setattr(neighbors, "_ROWS", 64)
+    monkeypatch.setattr(neighbors, "_QUERIES", 16)
+    monkeypatch.setattr(neighbors, "_MANY", 8)
 
 
 @pytest.mark.parametrize("metric", knn.METRICS)
@@ -90,7 +92,7 @@ def test_among_equals_the_row_stored_first_comes_first(metric, memory, small_chu
     np.testing.assert_array_equal(model.neighbors(queries)[0], nearest(queries, x, 6, metric))
 
 
-def test_equal_rows_more_than_candidates():
+def test_equal_rows_more_than_candidates(small_chunks):
     x = np.zeros((200, 2), "float32")
     x[5] = 1.0
     model = remember(x, np.zeros(200, int), k=3)
@@ -100,7 +102,7 @@ def test_equal_rows_more_than_candidates():
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e5])
-def test_a_common_offset_does_not_blur_the_distances(offset):
+def test_a_common_offset_does_not_blur_the_distances(offset, small_chunks):
     """float32 squares of 1e5 are exact to 500 or so; the neighbours lie closer than that."""
     random = np.random.default_rng(2)
     x = (offset + random.normal(size=(400, 5))).astype("float32")
@@ -112,20 +114,58 @@ def test_a_common_offset_does_not_blur_the_distances(offset):
     np.testing.assert_allclose(near, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [1.0, 2.0**-9, 2.0**-16])
+def test_rows_that_bfloat16_cannot_tell_apart_are_found(spread, small_chunks):
+    """Around 3 its numbers are 2^-7 apart: at the smaller spreads it sees hundreds of equals."""
+    random = np.random.default_rng(4)
+    corners = random.choice([-3.0, 3.0], size=(8, 12))
+    x = (corners[random.integers(0, 8, 600)] + spread * random.normal(size=(600, 12))).astype("f4")
+    queries = (corners.repeat(4, 0) + spread * random.normal(size=(32, 12))).astype("f4")
+    model = remember(x, np.zeros(600, int), k=7)
+    ids, near = model.neighbors(queries)
+    np.testing.assert_array_equal(ids, nearest(queries, x, 7))
+    expected = np.sqrt(np.sort(distances(queries, x, "euclidean"), 1)[:, :7])
+    np.testing.assert_allclose(near, expected, rtol=1e-6)
+
+
+def test_bfloat16_products_settle_most_queries(monkeypatch):
+    """Else they would only cost time. Clusters, as in real data; the limit is neither loose nor
+    violated: what is settled is right."""
+    random = np.random.default_rng(5)
+    centres = random.normal(size=(40, 64)) * 3
+    x = (centres[random.integers(0, 40, 4000)] + random.normal(size=(4000, 64))).astype("f4")
+    queries = (centres[random.integers(0, 40, 300)] + random.normal(size=(300, 64))).astype("f4")
+    monkeypatch.setattr(neighbors, "has_fast_bfloat16", lambda: True)
+    model = remember(x + 5, np.zeros(4000, int), batch_size=500, k=5)
+    searched = {}
+    original = model._search._search
+
+    def spy(queries, precisions):
+        searched[precisions[0].name] = len(queries)
+        return original(queries, precisions)
+
+    monkeypatch.setattr(model._search, "_search", spy)
+    ids, _ = model.neighbors(queries + 5)
+    np.testing.assert_array_equal(ids, nearest(queries + 5, x + 5, 5))
+    assert searched["bfloat16"] == 300
+    assert 0 < searched.get("float32", 1) < 60
+    assert "float64" not in searched
+
+
 def test_doubtful_queries_only_are_searched_again(monkeypatch):
     random = np.random.default_rng(3)
     x = random.normal(size=(500, 20)).astype("float32")
     x[100:200] = 10.0  # a hundred equal rows, far from the others
     model = remember(x, np.zeros(500, int), k=5)
     again = []
-    original = model._candidates
+    original = model._search._search
 
-    def spy(queries, dtype):
-        if dtype == tf.float64:
+    def spy(queries, precisions):
+        if precisions[0] == tf.float64:
             again.append(len(queries))
-        return original(queries, dtype)
+        return original(queries, precisions)
 
-    monkeypatch.setattr(model, "_candidates", spy)
+    monkeypatch.setattr(model._search, "_search", spy)
     queries = np.concatenate([x[150:151], random.normal(size=(50, 20)).astype("float32")])
     ids, _ = model.neighbors(queries)
     assert again == [1]
@@ -138,11 +178,11 @@ def test_block_selection_finds_the_best_wherever_they_are():
     scores = random.normal(size=(6, 160)).astype("float32")
     scores[0, 64:96] += 100.0  # all in one block
     scores[1, ::32] += 100.0  # one in each
-    values, columns = knn._best_by_blocks(tf.constant(scores), 9)
+    values, columns = neighbors._best_by_blocks(tf.constant(scores), 9)
     expected = np.argsort(-scores, 1)[:, :9]
     np.testing.assert_array_equal(np.sort(columns, 1), np.sort(expected, 1))
     np.testing.assert_array_equal(values, np.take_along_axis(scores, columns.numpy(), 1))
-    assert knn._best_by_blocks(tf.constant(scores[:, :32]), 50)[0].shape == (6, 32)
+    assert neighbors._best_by_blocks(tf.constant(scores[:, :32]), 50)[0].shape == (6, 32)
 
 
 def test_a_zero_vector_is_at_cosine_distance_one_from_all():
@@ -250,7 +290,7 @@ def test_saved_and_loaded_it_remembers(tmp_path, memory):
 
 def test_a_saved_model_keeps_the_memory_in_variables(tmp_path):
     random = np.random.default_rng(8)
-    x, y = random.normal(size=(5000, 30)).astype("float32"), random.integers(0, 3, 5000)
+    x, y = random.normal(size=(10_000, 30)).astype("float32"), random.integers(0, 3, 10_000)
     model = remember(x, y, batch_size=1000)
     module = tf.Module()
     module.model = model
