@@ -208,16 +208,28 @@ def export(run: Positional[str], /, *, to: Path | None = None, format: Literal["
         _console().print(f"exported to {path}{checked}", highlight=False)
 
 
-def bench(names: Positional[tuple[str, ...]] = (), /, *, json: bool = False) -> None:
+def bench(
+    names: Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    repeats: int = 5,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
     """Time ours against a peer, alternately in child processes, and print medians and ratios.
 
     Args:
         names: which benchmarks; without any, all are run, which takes long.
+        repeats: how often each side runs.
+        threads: for each side; by default one a core.
         json: print JSON.
     """
     from .bench import run_benchmarks
 
-    run_benchmarks(names, _console(), as_json=json)
+    for name, value in (("repeats", repeats), ("threads", threads)):
+        if value is not None and value < 1:
+            raise RecipeError(f"--{name} must be at least 1; got {value}.")
+    run_benchmarks(names, _console(), as_json=json, repeats=repeats, threads=threads)
 
 
 def completion(shell: Positional[Literal["bash", "zsh"]] = "bash", /) -> None:

@@ -1,10 +1,11 @@
 """``epochal bench``: ours against what people use today, in one run on one machine.
 
 A row of a benchmark times the same work on several sides: the same precision, batch and number of
-threads. Sides run alternately, each time in a new process, so that a drift of the machine's speed
-meets all of them; each process warms up before the clock starts. A side that has a choice (XLA or
-not) first shows which of its settings is the faster one and then runs with that. Reported are the
-medians and, pair by pair, the ratio to the peer with its range.
+threads (all cores, unless told otherwise). Sides run alternately, each time in a new process, so
+that a drift of the machine's speed meets all of them; each process warms up before the clock
+starts. A side that has a choice (XLA or not) first shows which of its settings is the faster one
+and then runs with that. Reported are the medians and, pair by pair, the ratio to the peer with its
+range.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ class BenchError(RuntimeError):
 
 
 def run_benchmarks(
-    names: tuple[str, ...], console: Console, *, as_json: bool = False, repeats: int = 5
+    names: tuple[str, ...],
+    console: Console,
+    *,
+    as_json: bool = False,
+    repeats: int = 5,
+    threads: int | None = None,
 ) -> list[dict[str, Any]]:
     """Runs benchmarks (all of them where none is named) and prints a table of each."""
     for name in names:
@@ -97,7 +103,9 @@ def run_benchmarks(
             table.add_column(column)
         for row in rows:
             try:
-                found = compare(row, repeats, lambda line: _progress(console, as_json, line))
+                found = compare(
+                    row, repeats, lambda line: _progress(console, as_json, line), threads
+                )
             except BenchError as error:  # a peer that is not installed, say: the others go on
                 console.print(f"{name}: {error}", highlight=False, soft_wrap=True)
                 failed.append(name)
@@ -119,11 +127,13 @@ def run_benchmarks(
     return results
 
 
-def compare(row: Row, repeats: int, say=lambda line: None) -> list[dict[str, Any]]:
+def compare(
+    row: Row, repeats: int, say=lambda line: None, threads: int | None = None
+) -> list[dict[str, Any]]:
     """Times the sides of a row alternately; rates, so that a ratio above 1 means ours is faster."""
     chosen = {}
     for side in row.sides:
-        tried = [(_child(row, side, s, quick=True), s) for s in row.settings] if (
+        tried = [(_child(row, side, s, threads, quick=True), s) for s in row.settings] if (
             len(row.settings) > 1
         ) else [({}, row.settings[0])]  # fmt: skip
         chosen[side] = max(tried, key=lambda pair: pair[0].get("rate", 0.0))[1]
@@ -131,10 +141,10 @@ def compare(row: Row, repeats: int, say=lambda line: None) -> list[dict[str, Any
     unit = ""
     for repeat in range(repeats):
         if row.together:
-            measured = _child(row, "", row.settings[0])
+            measured = _child(row, "", row.settings[0], threads)
             found = measured["rates"]
         else:
-            measured = {side: _child(row, side, chosen[side]) for side in row.sides}
+            measured = {side: _child(row, side, chosen[side], threads) for side in row.sides}
             found = {side: answer["rate"] for side, answer in measured.items()}
             measured = measured[row.sides[0]]
         unit = measured["unit"]
@@ -160,19 +170,27 @@ def compare(row: Row, repeats: int, say=lambda line: None) -> list[dict[str, Any
     return lines
 
 
-def _child(row: Row, side: str, setting: dict[str, Any], quick: bool = False) -> dict[str, Any]:
+def _child(
+    row: Row, side: str, setting: dict[str, Any], threads: int | None, quick: bool = False
+) -> dict[str, Any]:
     request = {"case": row.case, "side": side, "quick": quick, **row.options, **setting}
     process = subprocess.run(
         [sys.executable, "-m", "epochal.pipelines.bench.cases", json.dumps(request)],
         capture_output=True,
         text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **_threads(threads), "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         raise BenchError(f"{row.label}, {side}: {lines[-1]}")
     time.sleep(0.5)  # let the processor settle
     return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def _threads(number: int | None) -> dict[str, str]:
+    """What the libraries of all sides read as their number of threads; by default their own."""
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {} if number is None else dict.fromkeys(names, str(number))
 
 
 def _progress(console: Console, quiet: bool, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ def test_ratios_are_of_pairs_and_sides_take_their_better_setting(monkeypatch):
     rates = {"ours": iter([4.0, 20.0, 8.0]), "peer": iter([2.0, 5.0, 8.0])}
     asked = []
 
-    def child(row, side, setting, quick=False):
+    def child(row, side, setting, threads, quick=False):
         if quick:
             return {"rate": 1.0 + setting["jit"] * (1 if side == "ours" else -1), "unit": "/s"}
         asked.append((side, setting["jit"]))
@@ -36,7 +37,7 @@ def test_every_row_names_a_case():
 
 
 def test_a_failing_side_is_named_and_the_others_go_on(monkeypatch, capsys):
-    def child(row, side, setting, quick=False):
+    def child(row, side, setting, threads, quick=False):
         if row.case == "knn":
             raise BenchError("no faiss here")
         if row.together:
@@ -56,3 +57,16 @@ def test_the_training_loop_case_runs():
     found = cases.train_loop("", quick=True)
     assert set(found["rates"]) == {"ours", "bare fit"}
     assert min(found["rates"].values()) > 0
+
+
+def test_every_side_is_told_the_number_of_threads(monkeypatch):
+    seen = []
+
+    def process(command, env, **_):
+        seen.append({name: env.get(name) for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")})
+        return subprocess.CompletedProcess(command, 0, '{"rate": 1.0, "unit": "/s"}', "")
+
+    monkeypatch.setattr(bench.subprocess, "run", process)
+    monkeypatch.setattr(bench.time, "sleep", lambda seconds: None)
+    compare(Row("work", "case", ("ours", "peer")), 2, threads=3)
+    assert seen == [{"TF_NUM_INTRAOP_THREADS": "3", "OMP_NUM_THREADS": "3"}] * 4
