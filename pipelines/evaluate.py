@@ -35,7 +35,7 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import plots
+from . import pictures, plots
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -319,13 +319,13 @@ def report(result: dict[str, Any], predictions: dict, dataset, directory: Path |
         )
         wrong = np.flatnonzero(chosen != target)
         worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
-        picture = directory / "worst_mistakes.png"
+        mistakes = directory / "worst_mistakes.png"
         if dataset.kind == "image" and len(worst):
             captions = [(classes[chosen[i]], confidence[i], classes[target[i]]) for i in worst]
             images = _displayable(dataset.raw(split, worst)["image"])
-            plots.worst_mistakes(images, captions, picture)
+            pictures.worst_mistakes(images, captions, mistakes)
         else:
-            picture.unlink(missing_ok=True)  # from an earlier model that made mistakes
+            mistakes.unlink(missing_ok=True)  # from an earlier model that made mistakes
     elif dataset.task == "regression":
         plots.residuals(
             target.reshape(-1),

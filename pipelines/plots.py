@@ -1,50 +1,20 @@
-"""The pictures of a run: learning curves, confusion, calibration, worst mistakes, residuals.
+"""The diagrams of a run: learning curves, confusion, calibration, residuals.
 
-Every function takes plain arrays and writes one PNG, whole or not at all. Figures are objects of
-their own (no pyplot): nothing is shared between threads and no display is needed. Colours, sizes
-and fonts are decided here alone.
+Every function takes plain arrays and writes one PNG in the style of :mod:`.canvas`.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from .run import write_atomic
+from .canvas import BLUE, GREY, ORANGE, PALE, STYLE, new_figure, save, shorten
 
-BLUE, ORANGE, RED, GREY, PALE = "#2364aa", "#e07a1f", "#c0392b", "#6b7280", "#d6dbe1"
-_DOTS_PER_INCH = 130
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.labelcolor": "#374151",
-    "axes.edgecolor": "#9aa3ad",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e9ed",
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.8,
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
 _ANNOTATED, _LABELLED = 16, 40  # classes up to which cells carry numbers, and axes names
 _CLOUD = 4_000  # points above which a scatter plot becomes a density
 
@@ -68,8 +38,8 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
         return
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    figure = _figure(4.6 * across, 3.4 * down)
-    with mpl.rc_context(_STYLE):
+    figure = new_figure(4.6 * across, 3.4 * down)
+    with mpl.rc_context(STYLE):
         for place, name in enumerate(panels, 1):
             axes = figure.add_subplot(down, across, place)
             lowest, highest = math.inf, 0.0
@@ -95,7 +65,7 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
                 axes.set_xlabel("epoch")
             if len(axes.get_lines()) > 1:
                 axes.legend()
-        _save(figure, path)
+        save(figure, path)
 
 
 def _series(rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -127,13 +97,13 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path | st
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     side = min(9.5, 2.6 + 0.46 * max(size, 3)) if size <= _LABELLED else 6.2
-    with mpl.rc_context({**_STYLE, "axes.grid": False, "axes.spines.left": False,
+    with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False,
                          "axes.spines.bottom": False}):  # fmt: skip
         if size <= _LABELLED:
-            figure = _figure(side + 1.1, side)
+            figure = new_figure(side + 1.1, side)
             axes = figure.add_subplot()
         else:
-            figure = _figure(side + 5.2, side)
+            figure = new_figure(side + 5.2, side)
             axes, pairs = figure.subplots(1, 2, width_ratios=(side, 3.6))
             _confusions(pairs, counts, classes)
         # The square root keeps rare confusions visible next to the diagonal.
@@ -144,7 +114,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path | st
         bar.outline.set_visible(False)
         bar.set_label("share of the true class")
         if size <= _LABELLED:
-            names = [_shorten(name, 22) for name in classes]
+            names = [shorten(name, 22) for name in classes]
             small = 10 if size <= _ANNOTATED else 7.5
             # 0.0085 inches a character and point of size, in cells of this many inches
             slanted = 0.0085 * small * max(map(len, names)) > (side - 1.6) / size
@@ -163,7 +133,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path | st
         axes.set_ylabel("true")
         right = np.trace(counts)
         axes.set_title(f"{right:,} of {counts.sum():,} right")
-        _save(figure, path)
+        save(figure, path)
 
 
 def _confusions(axes, counts: np.ndarray, classes: Sequence[str], most: int = 20) -> None:
@@ -172,7 +142,7 @@ def _confusions(axes, counts: np.ndarray, classes: Sequence[str], most: int = 20
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
     pairs = [divmod(int(k), len(counts)) for k in order if wrong.flat[k] > 0]
     axes.barh(range(len(pairs)), [wrong[p] for p in pairs], color=BLUE, height=0.7)
-    names = [f"{_shorten(classes[i], 16)} → {_shorten(classes[j], 16)}" for i, j in pairs]
+    names = [f"{shorten(classes[i], 16)} → {shorten(classes[j], 16)}" for i, j in pairs]
     axes.set_yticks(range(len(pairs)), names, fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -200,8 +170,8 @@ def calibration_curve(
     true = np.bincount(place, correct, bins)[used] / n[used]
     error = float(np.abs(said - true) @ n[used] / max(len(confidence), 1))
     centres = (np.arange(bins) + 0.5) / bins
-    with mpl.rc_context(_STYLE):
-        figure = _figure(5.2, 5.6)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(5.2, 5.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         top.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2,
                  label="perfectly calibrated")  # fmt: skip
@@ -218,7 +188,7 @@ def calibration_curve(
         bottom.set_ylabel("examples")
         bottom.set_xlabel("confidence of the prediction")
         bottom.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-        _save(figure, path)
+        save(figure, path)
 
 
 def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
@@ -230,52 +200,6 @@ def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarr
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return np.minimum(centre - half, share), np.maximum(centre + half, share)
-
-
-def worst_mistakes(
-    images: Sequence[np.ndarray],
-    captions: Sequence[tuple[str, float, str]],
-    path: Path | str,
-) -> None:
-    """Pictures of the examples that the model was most certain and wrong about.
-
-    Args:
-        images: up to 24 images uint8 [h, w, 1 or 3], of any sizes, the worst first.
-        captions: for each, the class that it was taken for, with what probability, and what it is.
-        path: the PNG to write. Without images nothing is written.
-    """
-    images, captions = list(images)[:24], list(captions)[:24]
-    if not images:
-        return
-    across = min(6, len(images))
-    down = math.ceil(len(images) / across)
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        figure = _figure(max(1.8 * across, 3.6), 2.25 * down)
-        grid = figure.subplots(down, across, squeeze=False).ravel()
-        for axes in grid[len(images) :]:
-            axes.set_axis_off()
-        for axes, image, (taken_for, probability, truth) in zip(
-            grid, images, captions, strict=False
-        ):
-            image = np.asarray(image)
-            grey = image.ndim == 2 or image.shape[-1] == 1
-            axes.imshow(
-                image.reshape(image.shape[:2]) if grey else image,
-                cmap="gray",
-                vmin=0,
-                vmax=max(int(image.max()), 1),  # some sets use a part of the range only
-                interpolation="nearest" if max(image.shape[:2]) <= 64 else "antialiased",
-            )
-            axes.spines[:].set_visible(False)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(_shorten(truth, 22), fontsize=8.5, fontweight="normal", loc="center",
-                           pad=3, color=GREY)  # fmt: skip
-            axes.set_xlabel(f"{_shorten(taken_for, 15)} ({probability:.0%})", fontsize=8.5,
-                            color=RED, labelpad=3)  # fmt: skip
-        figure.suptitle("truth above, answer and its probability below", fontsize=9, color=GREY,
-                        x=0.02, ha="left")  # fmt: skip
-        _save(figure, path)
 
 
 def residuals(
@@ -297,9 +221,9 @@ def residuals(
     """
     target, prediction = np.asarray(target, float), np.asarray(prediction, float)
     difference = target - prediction
-    name = _shorten(name, 40)
-    with mpl.rc_context(_STYLE):
-        figure = _figure(13.6, 4.3)
+    name = shorten(name, 40)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(13.6, 4.3)
         first, second, third = figure.subplots(1, 3)
         low, high = _range(np.concatenate([target, prediction]))
         _cloud(first, prediction, target)
@@ -324,7 +248,7 @@ def residuals(
         third.set_xlabel("true - predicted")
         third.set_ylabel("examples")
         third.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _save(figure, path)
+        save(figure, path)
 
 
 def _cloud(axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -342,23 +266,3 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.04 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
-
-
-def _shorten(text: Any, length: int) -> str:
-    text = " ".join(str(text).split())
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return text.replace("$", r"\$")  # else matplotlib reads mathematics between two of them
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, with its own canvas and no global state."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path | str) -> None:
-    blob = io.BytesIO()
-    figure.savefig(blob, format="png", facecolor="white", metadata={"Software": None})
-    write_atomic(Path(path), blob.getvalue())

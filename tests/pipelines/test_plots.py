@@ -2,22 +2,23 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from epochal.pipelines import plots
+from epochal.pipelines import pictures, plots
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, to look at their content."""
     kept = []
-    save = plots._save
+    save = Figure.savefig
 
-    def keep(figure, path):
+    def keep(figure, *arguments, **options):
         kept.append(figure)
-        save(figure, path)
+        save(figure, *arguments, **options)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     return kept
 
 
@@ -102,12 +103,14 @@ def test_intervals_of_shares_are_wilsons():
 
 def test_worst_mistakes_shows_images_of_several_sizes(tmp_path, figures):
     images = [np.full((8, 8, 1), 3, np.uint8), np.zeros((20, 10, 3), np.uint8)]
-    plots.worst_mistakes(images, [("cat", 0.98, "dog"), ("x" * 40, 0.6, "y")], tmp_path / "w.png")
+    pictures.worst_mistakes(
+        images, [("cat", 0.98, "dog"), ("x" * 40, 0.6, "y")], tmp_path / "w.png"
+    )
     first, second = figures[0].axes
     assert first.images[0].get_array().shape == (8, 8)
     assert (first.get_title(), first.get_xlabel()) == ("dog", "cat (98%)")
     assert second.get_xlabel() == "x" * 14 + "… (60%)"
-    plots.worst_mistakes([], [], tmp_path / "none.png")
+    pictures.worst_mistakes([], [], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
