@@ -35,7 +35,7 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import pictures, plots
+from . import gallery, pictures, plots
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -49,7 +49,12 @@ _CELLS = 2**21  # resampled indices held at a time: 16 MiB, and a few times that
 
 
 def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None) -> dict[str, Any]:
-    """Measures a finished run on a split; writes evaluation-<split>.json and plots.
+    """Measures a finished run on a split; writes evaluation-<split>.json and pictures.
+
+    The pictures of the test split go into ``plots/``, those of another into ``plots/<split>/``:
+    confusion_matrix.png and calibration.png of classes, residuals.png of numbers; of images also
+    worst_mistakes.png and, as far as the model has such, filters.png, feature_maps.png and
+    grad_cam.png. :data:`PICTURES` says what each shows.
 
     Args:
         run: a run, or its directory.
@@ -76,7 +81,7 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
     write_json(run.path / f"evaluation-{split}.json", result)
     # The trainer's plots in plots/ are those of the test split.
     plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
-    report(result, predictions, dataset, plots_of)
+    report(run.model, run.loss, dataset, result, predictions, plots_of)
     return result
 
 
@@ -292,54 +297,66 @@ def intervals(statistic: Statistic, n: int, seed: int = 0) -> dict[str, dict[str
     }
 
 
-def report(result: dict[str, Any], predictions: dict, dataset, directory: Path | str) -> None:
-    """Draws what the numbers do not show.
+PICTURES = {
+    "learning_curves.png": "what was recorded, epoch by epoch",
+    "confusion_matrix.png": "which class is taken for which",
+    "calibration.png": "whether answers are right as often as they claim to be",
+    "worst_mistakes.png": "the images that the model is most sure of and wrong",
+    "filters.png": "the first layer's weights, as images",
+    "feature_maps.png": "what each stage of the network makes of two images",
+    "grad_cam.png": "where in the image the answer comes from",
+    "residuals.png": "predicted and true values, and their differences",
+}
+"""What ``plots/`` can hold; the first is drawn by the trainer, the others by :func:`report`."""
 
-    Classification: confusion_matrix.png, calibration.png, worst_mistakes.png (images only).
-    Regression: residuals.png.
+
+def report(
+    model: keras.Model,
+    loss,
+    dataset,
+    result: dict[str, Any],
+    predictions: dict[str, np.ndarray],
+    directory: Path | str,
+) -> None:
+    """Draws what the numbers do not show, of :data:`PICTURES` what fits the task and the model.
 
     Args:
+        model, loss, dataset: what was measured.
         result: as :func:`measure` gives it.
         predictions: as :func:`measure` gives them.
-        dataset: the dataset that was measured.
-        directory: where the pictures go.
+        directory: where the pictures go. Those of an earlier report are replaced or removed.
     """
     directory, split = Path(directory), result["split"]
-    target = dataset.targets(split)
+    if dataset.task not in ("classification", "regression"):
+        return
+    target = dataset.targets(split).reshape(-1)
     if dataset.task == "classification":
-        probabilities, target = predictions["probabilities"], target.reshape(-1).astype(np.int64)
-        classes = dataset.classes
-        chosen = probabilities.argmax(axis=1)
-        confidence = probabilities[np.arange(len(target)), chosen]
-        counts = np.zeros([len(classes)] * 2, np.int64)
-        np.add.at(counts, (target, chosen), 1)
-        plots.confusion_matrix(counts, classes, directory / "confusion_matrix.png")
-        plots.calibration_curve(
-            confidence, chosen == target, directory / "calibration.png", bins=BINS
-        )
-        wrong = np.flatnonzero(chosen != target)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
-        mistakes = directory / "worst_mistakes.png"
-        if dataset.kind == "image" and len(worst):
-            captions = [(classes[chosen[i]], confidence[i], classes[target[i]]) for i in worst]
-            images = _displayable(dataset.raw(split, worst)["image"])
-            pictures.worst_mistakes(images, captions, mistakes)
-        else:
-            mistakes.unlink(missing_ok=True)  # from an earlier model that made mistakes
-    elif dataset.task == "regression":
+        target = target.astype(np.int64)
+        _report_classes(dataset, split, target, predictions["probabilities"], directory)
+    else:
         plots.residuals(
-            target.reshape(-1),
+            target,
             predictions["prediction"].reshape(-1),
             directory / "residuals.png",
             name=dataset.target_name,
             stddev=predictions.get("stddev"),
         )
+    gallery.draw(model, loss, dataset, split, target, predictions, directory)
 
 
-def _displayable(images) -> list[np.ndarray]:
-    """uint8 images; float ones, whose range is not known, are spread over it."""
-    if images[0].dtype == np.uint8:
-        return list(images)
-    low = min(float(image.min()) for image in images)
-    span = max(float(image.max()) for image in images) - low or 1.0
-    return [((image - low) / span * 255).astype(np.uint8) for image in images]
+def _report_classes(
+    dataset, split: str, target: np.ndarray, probabilities: np.ndarray, directory: Path
+) -> None:
+    classes, chosen = dataset.classes, probabilities.argmax(axis=1)
+    confidence = probabilities[np.arange(len(target)), chosen]
+    counts = np.zeros([len(classes)] * 2, np.int64)
+    np.add.at(counts, (target, chosen), 1)
+    plots.confusion_matrix(counts, classes, directory / "confusion_matrix.png")
+    plots.calibration_curve(confidence, chosen == target, directory / "calibration.png", bins=BINS)
+    worst = gallery.surest_mistakes(target, probabilities)[:24]
+    mistakes = directory / "worst_mistakes.png"
+    if dataset.kind == "image" and len(worst):
+        captions = [(classes[chosen[i]], confidence[i], classes[target[i]]) for i in worst]
+        pictures.worst_mistakes(dataset.raw(split, worst)["image"], captions, mistakes)
+    else:
+        mistakes.unlink(missing_ok=True)  # from an earlier model that made mistakes

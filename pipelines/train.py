@@ -136,7 +136,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
 def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, recorder) -> run.Run:
     """Best weights are in the model: save it, measure it on validation and, once, on test."""
     from . import plots
-    from .evaluate import measure, report
+    from .evaluate import PICTURES, measure, report
 
     rows = recorder.rows
     # Again: a kill may have fallen between the last checkpoint and its history.csv.
@@ -172,8 +172,9 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
             result, predictions = measure(model, loss, dataset, split)
             summary[split] = result["metrics"]
     if "test" in dataset.sizes:
-        report(result, predictions, dataset, directory / "plots")
-    run.write_atomic(directory / "README.md", _card(recipe, dataset, summary))
+        report(model, loss, dataset, result, predictions, directory / "plots")
+    drawn = {n: what for n, what in PICTURES.items() if (directory / "plots" / n).is_file()}
+    run.write_atomic(directory / "README.md", _card(recipe, dataset, summary, drawn))
     run.write_json(directory / "metrics.json", summary)
     return run.Run(directory)
 
@@ -298,8 +299,8 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _card(recipe: Recipe, dataset, summary: dict[str, Any]) -> str:
-    """The model card: what was trained on what, how well it does, how to use it."""
+def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str]) -> str:
+    """The model card: what was trained on what, how well it does, its pictures, its commands."""
     lines = [f"# {recipe.name}", ""]
     lines += [
         f"- data: `{recipe.data.source}` ("
@@ -321,6 +322,7 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any]) -> str:
             for split in ("validation", "test")
         ]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items())]
     lines += [
         "",
         "The test split was used once, after training. Commands: `epochal evaluate DIR`, "

@@ -13,6 +13,7 @@ from epochal.models import losses
 from epochal.pipelines import evaluate as verb
 from epochal.pipelines.data import load
 from epochal.pipelines.evaluate import (
+    PICTURES,
     classification,
     intervals,
     measure,
@@ -180,12 +181,18 @@ def test_evaluate_writes_result_and_plots(digits):
     chosen = digits.run.model.predict(x, verbose=0).argmax(1)
     assert result["metrics"]["accuracy"]["value"] == pytest.approx((chosen == y).mean())
     names = {p.name for p in (digits.run.path / "plots").iterdir() if p.is_file()}
-    assert names == {"confusion_matrix.png", "calibration.png", "worst_mistakes.png"}
+    assert names == {
+        "confusion_matrix.png", "calibration.png", "worst_mistakes.png",
+        "filters.png", "feature_maps.png", "grad_cam.png",
+    }  # fmt: skip
+    assert names < set(PICTURES)
 
 
 def test_evaluate_keeps_the_test_plots_when_another_split_is_measured(housing):
     verb(housing.run.path, "validation")
-    assert (housing.run.path / "plots" / "validation" / "residuals.png").is_file()
+    assert [p.name for p in (housing.run.path / "plots" / "validation").iterdir()] == [
+        "residuals.png"  # and nothing for images
+    ]
     assert not (housing.run.path / "plots" / "residuals.png").exists()
 
 

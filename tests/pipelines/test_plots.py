@@ -1,5 +1,6 @@
 """Plots say what the arrays say, stay readable at any size, and appear whole."""
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -112,6 +113,89 @@ def test_worst_mistakes_shows_images_of_several_sizes(tmp_path, figures):
     assert second.get_xlabel() == "x" * 14 + "… (60%)"
     pictures.worst_mistakes([], [], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_filters_share_one_scale_around_zero(tmp_path, figures):
+    kernels = np.zeros((3, 2, 2, 1), np.float32)
+    kernels[0, 0, 1], kernels[2, 1, 1] = -2.0, 0.5
+    pictures.filters(kernels, tmp_path / "f.png", layer="conv", names=["a", "b", "c $x$"])
+    (axes,) = figures[0].axes
+    assert [image.get_clim() for image in axes.images] == [(-2, 2)] * 3
+    np.testing.assert_array_equal(axes.images[2].get_array(), [[0, 0], [0, 0.5]])
+    title, caption, *names = (text.get_text() for text in axes.texts)
+    assert title == "weights of conv"
+    assert caption == "3 of 2 x 2 x 1; blue is above 0, orange below, one scale up to ±2"
+    assert names == ["a", "b", r"c \$x\$"]
+
+    colours = np.zeros((1, 1, 2, 3), np.float32)
+    colours[0, 0, 0] = [4.0, -2.0, 0.0]
+    pictures.filters(colours, tmp_path / "f.png", layer="conv")
+    shown = figures[1].axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, [[[1.0, 0.25, 0.5], [0.5, 0.5, 0.5]]])
+
+
+def test_of_many_filters_the_largest_are_shown_in_their_order(tmp_path, figures):
+    kernels = np.ones((100, 3, 3, 1), np.float32) * np.arange(1, 101)[:, None, None, None]
+    kernels[[5, 50, 70, 90]] = 0.0
+    pictures.filters(kernels, tmp_path / "f.png", layer="conv")
+    (axes,) = figures[0].axes
+    values = [image.get_array()[0, 0] for image in axes.images]
+    assert values == [i + 1 for i in range(100) if i not in (5, 50, 70, 90)]
+    assert "100 of 3 x 3 x 1, the 96 largest;" in axes.texts[1].get_text()
+    assert max(Image.open(tmp_path / "f.png").size) < 1_300
+
+
+def test_feature_maps_show_the_most_active_channels_of_all_examples(tmp_path, figures):
+    maps = np.zeros((2, 3, 3, 20), np.float32)
+    maps[0, ..., 7], maps[1, ..., 4], maps[1, 0, 0, 11] = 1.0, 3.0, 5.0
+    signed = np.zeros((2, 1, 1, 2), np.float32)
+    signed[1, ..., 1] = -4.0
+    examples = [pictures.Example(np.zeros((6, 6, 3), np.uint8), "cat", "dog")] * 2
+    pictures.feature_maps(examples, {"relu": maps, "linear": signed}, tmp_path / "m.png")
+    (axes,) = figures[0].axes
+    labels = [text.get_text() for text in axes.texts][2:]
+    assert labels[:4] == ["relu: 20 maps of 3 x 3", "4", "7", "11"]
+    assert labels[9:] == ["linear: 2 maps of 1 x 1", "1", "0"]
+    tiles = [image for image in axes.images if image.get_array().ndim == 2]  # not the examples
+    assert len(tiles) == 2 * 8 + 2 * 2
+    assert [float(tile.get_array().max()) for tile in tiles[:3]] == [0, 1, 0]  # the first example
+    assert [float(tile.get_array().max()) for tile in tiles[8:11]] == [3, 0, 5]
+    assert {tile.get_clim() for tile in tiles[:16]} == {(0, 5)}
+    assert {tile.get_clim() for tile in tiles[16:]} == {(-4, 4)}
+
+
+def test_heat_lies_over_the_image_in_its_own_scale():
+    image = np.zeros((2, 2, 1), np.uint8)
+    image[1, 1] = 9
+    shown = pictures.overlay(image, np.array([[0.0, 0.0], [0.0, 0.004]]))
+    assert shown.shape == (160, 160, 3)
+    inferno = mpl.colormaps["inferno"]
+    np.testing.assert_allclose(shown[0, 0], 0.6 * np.array(inferno(0.0)[:3]), atol=1e-6)
+    bright = 0.4 + 0.6 * np.array(inferno(1.0)[:3])
+    np.testing.assert_allclose(shown[-1, -1], bright, atol=1e-6)
+    middle = 0.6 * np.array(inferno(0.25)[:3])  # bilinear: half of each direction
+    np.testing.assert_allclose(shown[79, 79], middle, atol=0.02)
+    nothing = pictures.overlay(image, np.zeros((4, 4)))
+    np.testing.assert_allclose(nothing[-1, -1], 0.4 + 0.6 * np.array(inferno(0.0)[:3]), atol=1e-6)
+
+
+def test_grad_cam_stands_right_ones_above_wrong_ones(tmp_path, figures):
+    image = np.full((8, 4, 3), 7, np.uint8)
+    examples = [
+        pictures.Example(image, "cat", "cat", 0.9, True),
+        pictures.Example(image, "cat", "a very long dog indeed", 0.8, False),
+        pictures.Example(image, "owl", "dog", 0.7, False),
+    ]
+    heats = np.ones((3, 5, 5), np.float32)
+    pictures.grad_cam(examples, heats, tmp_path / "g.png", layer="relu5")
+    (axes,) = figures[0].axes
+    place = {text.get_text(): text.get_position() for text in axes.texts}
+    assert "the 5 x 5 maps of relu5" in axes.texts[1].get_text()
+    assert place["right"][1] < place["cat (90%)"][1] < place["wrong, the surest first"][1]
+    assert place["a very long do… (80%)"][1] == place["dog (70%)"][1] > place["owl"][1]
+    assert len(axes.images) == 6
+    left, right, bottom, top = axes.images[0].get_extent()
+    assert (bottom - top) / (right - left) == pytest.approx(2)
 
 
 def test_residuals(tmp_path, figures):

@@ -48,7 +48,10 @@ def test_learns_and_reports(tmp_path):
     assert metrics["train"]["loss"] == history[best]["loss"]
     for name in ("learning_curves", "confusion_matrix"):
         assert (run.path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert "| accuracy |" in (run.path / "README.md").read_text()
+    card = (run.path / "README.md").read_text()
+    assert "| accuracy |" in card
+    assert "- [confusion_matrix.png](plots/confusion_matrix.png): which class" in card
+    assert "grad_cam.png" not in card  # a table has no images
 
 
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
