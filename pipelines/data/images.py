@@ -173,7 +173,7 @@ def check_files(paths: list[Path]) -> list[_Checked]:
     """Decodes each file as training will; in threads, with as many images in memory as threads."""
     import tensorflow as tf
 
-    from .preprocess import decode_rgb
+    from .decode import decode_rgb
 
     def look(content):
         image = decode_rgb(content)

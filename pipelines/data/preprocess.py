@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from . import ops as chains
+from .decode import decode_rgb, is_jpeg, jpeg_window, to_channels
 from .ops import OpsError
-from .ops.image import grayscale, like
+from .ops.image import like
 from .source import SourceError
 
 
@@ -54,6 +55,10 @@ class Preprocess:
                     'data.ops, e.g. "resize(224, 224)" or "resize(256, 256)|random_crop(224)".'
                 )
             self.alone = sizing[0] + 1
+        #: Leading ops that training runs one image after the other, in parallel: up to the last
+        #: that looks at single images anyway.
+        each = [place for place, (_, entry) in enumerate(self.steps) if entry.each]
+        self.apart = max(self.alone, each[-1] + 1 if each else 0)
 
     def fit(self, read: Callable[[int], Iterable[Any]]) -> Preprocess:
         """Lets each op that learns look at the training split; returns self.
@@ -101,6 +106,32 @@ class Preprocess:
     def __call__(self, data: Any, rng=None) -> tf.Tensor:
         """Raw batch (decoded images of equal size, or columns) -> model input [n,...] float32."""
         return self.finish(self.run(data, rng))
+
+    def open(self, content: tf.Tensor, rng=None, stop: int = 0) -> tf.Tensor:
+        """An encoded image through the first ``stop`` ops, [h,w,c].
+
+        Of a JPEG whose first op only looks at a window of it, that window alone is decoded.
+        """
+
+        def whole(stop):
+            image = self.decode(content)
+            return self.run(image[None], rng, 0, stop)[0] if stop else image
+
+        if not stop or rng is None or self.steps[0][1].of_window is None:
+            return whole(stop)
+        step, entry = self.steps[0]
+
+        def part():
+            height, width, read = jpeg_window(content)
+
+            def own(*window):
+                return to_channels(read(*window), self.inputs["channels"])
+
+            draws = rng.at(0)
+            return entry.of_window(own, height, width, *step.args, **step.kwargs, rng=draws)[0]
+
+        first = tf.cond(is_jpeg(content), part, lambda: whole(1))
+        return self.run(first[None], rng, 1, stop)[0]
 
     def decode(self, content: tf.Tensor) -> tf.Tensor:
         """An encoded image -> uint8 [h,w,c] with the source's channels (and its size, if one)."""
@@ -192,30 +223,6 @@ def _fence(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: tf.ensure_shape(column, column.shape) for name, column in data.items()}
     return tf.ensure_shape(data, data.shape)
-
-
-def decode_rgb(content: tf.Tensor) -> tf.Tensor:
-    """JPEG, PNG, BMP or GIF (first frame) -> uint8 [h,w,3]; transparency is dropped.
-
-    Raises InvalidArgumentError for anything else and for truncated files.
-    """
-
-    def bitmap():  # decode_image refuses to convert a BMP's channels
-        image = tf.io.decode_bmp(content)
-        return tf.cond(
-            tf.shape(image)[2] == 1, lambda: tf.repeat(image, 3, axis=2), lambda: image[..., :3]
-        )
-
-    def other():
-        return tf.io.decode_image(content, channels=3, expand_animations=False)
-
-    is_bitmap = tf.strings.substr(content, 0, 2) == "BM"
-    return tf.ensure_shape(tf.cond(is_bitmap, bitmap, other), (None, None, 3))
-
-
-def to_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """uint8 [h,w,3] with 1 (luminance) or 3 channels; gray pixels keep their exact value."""
-    return grayscale(image) if channels == 1 else image
 
 
 def numpy_columns(columns: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:

@@ -15,7 +15,16 @@ import tensorflow as tf
 
 from .preprocess import Preprocess
 from .source import Records, Rows
-from .stream import FOREVER, SHARDS, WINDOWS, Draws, deterministic, permute, positions
+from .stream import (
+    FOREVER,
+    SHARDS,
+    WINDOWS,
+    Draws,
+    deterministic,
+    parallel,
+    permute,
+    positions,
+)
 
 
 class Reader:
@@ -42,28 +51,26 @@ class Reader:
         """
         pre, random = self.preprocess, seed is not None
         stop = len(pre.steps) if count is None else count
+        apart = min(pre.apart if random else pre.alone, stop)
 
         def first(epoch, index, item, *target):
-            image = self._open(item)
-            if pre.alone:
-                draws = Draws(seed, epoch[None], index[None]) if random else None
-                image = pre.run(image[None], draws, 0, min(pre.alone, stop))[0]
-            return epoch, index, image, *target
+            draws = Draws(seed, epoch[None], index[None]) if random else None
+            return epoch, index, self._open(item, draws, apart), *target
 
         def second(epoch, index, images, *target):
             draws = Draws(seed, epoch, index) if random else None
-            x = pre.run(images, draws, pre.alone, stop)
+            x = pre.run(images, draws, apart, stop)
             x = x if count is not None else pre.finish(x)
             return (x, *(self._target(y) for y in target)) if target else x
 
         if count is not None and count < pre.alone:
             batch_size = 1  # still of unequal sizes
-        rows = rows.map(first, num_parallel_calls=tf.data.AUTOTUNE)
-        rows = rows.batch(batch_size, drop_remainder=random)
-        return rows.map(second, num_parallel_calls=tf.data.AUTOTUNE)
+        rows = parallel(rows, first).batch(batch_size, drop_remainder=random)
+        return parallel(rows, second)
 
-    def _open(self, item: tf.Tensor) -> tf.Tensor:
-        return item
+    def _open(self, item: tf.Tensor, draws: Draws | None, stop: int) -> tf.Tensor:
+        """An item through the first ``stop`` ops, without a batch dimension."""
+        return self.preprocess.run(item[None], draws, 0, stop)[0] if stop else item
 
 
 def _hold(array: np.ndarray) -> tf.Tensor:
@@ -110,7 +117,7 @@ class ArrayReader(Reader):
             return x if target is None else (x, target)
 
         steps = tf.data.Dataset.range(start_step, FOREVER)
-        return deterministic(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        return deterministic(parallel(steps, batch))
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in order, last batch smaller; only through ``count`` ops if given."""
@@ -124,7 +131,7 @@ class ArrayReader(Reader):
             return x if target is None else (x, target)
 
         steps = tf.data.Dataset.range(math.ceil(len(indices) / batch_size))
-        return deterministic(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        return deterministic(parallel(steps, batch))
 
     def targets(self, indices) -> np.ndarray | None:
         """In original units or ids, [len(indices)]."""
@@ -144,8 +151,8 @@ class FileReader(Reader):
         self.paths = _hold(rows.columns["path"])
         self.target = None if rows.target is None else _hold(rows.target)
 
-    def _open(self, item):
-        return self.preprocess.decode(tf.io.read_file(item))
+    def _open(self, item, draws, stop):
+        return self.preprocess.open(tf.io.read_file(item), draws, stop)
 
     def _row(self, epoch, index):
         target = () if self.target is None else (tf.gather(self.target, index),)
@@ -160,7 +167,8 @@ class FileReader(Reader):
             return self._row(epoch, tf.gather(own, position))
 
         steps = tf.data.Dataset.range(start_step, FOREVER)
-        return deterministic(self._batches(steps.map(names).unbatch(), batch_size, seed))
+        rows = parallel(steps, names).unbatch()
+        return deterministic(self._batches(rows, batch_size, seed))
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in order, last batch smaller; only through ``count`` ops if given."""

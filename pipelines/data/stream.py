@@ -7,6 +7,8 @@ the next, so a stream that starts at a step is the stream from the beginning at 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -37,6 +39,8 @@ def permute(index: tf.Tensor, n: Any, seed: int, epoch: tf.Tensor, salt: Any) ->
 class Draws:
     """Random numbers for a batch, [n], one a row, each a function of (seed, epoch, index, place).
 
+    With ``count`` a method gives several numbers a row, [n,count].
+
     Args:
         seed: the training seed.
         epochs: int64 [n].
@@ -52,21 +56,33 @@ class Draws:
         """The draws of the op at this position of the chain."""
         return Draws(*self._key, place)
 
-    def _bits(self) -> tf.Tensor:
-        """float64 [n]: whole numbers of 40 bits."""
+    def _unit(self, count: int | None) -> tf.Tensor:
+        """float64 [n] or [n,count], uniform on [0, 1): whole numbers of 40 bits, divided."""
         seed, epochs, indices = self._key
-        bits = permute(indices, 2**40, seed, epochs, self._salt)
-        self._salt += 1
-        return tf.cast(bits, tf.float64)
+        salt, self._salt = self._salt, self._salt + 1
+        if count is None:
+            return tf.cast(permute(indices, 2**40, seed, epochs, salt), tf.float64) * 2.0**-40
+        own = indices[:, None] * count + tf.range(count, dtype=tf.int64)
+        bits = permute(tf.reshape(own, [-1]), 2**40, seed, tf.repeat(epochs, count), salt)
+        return tf.reshape(tf.cast(bits, tf.float64) * 2.0**-40, [-1, count])
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-        """float32 [n], uniform on [low, high)."""
-        unit = tf.floor(self._bits() * 2.0**-16) * 2.0**-24  # as fine as float32 is, and below 1
+    def uniform(self, low: float = 0.0, high: float = 1.0, count: int | None = None) -> tf.Tensor:
+        """float32, uniform on [low, high)."""
+        unit = tf.floor(self._unit(count) * 2.0**24) * 2.0**-24  # as fine as float32, and below 1
         return tf.cast(unit, tf.float32) * (high - low) + low
 
-    def integers(self, bound: Any) -> tf.Tensor:
-        """int32 [n], uniform on 0..bound-1."""
-        return tf.cast(self._bits() * 2.0**-40 * tf.cast(bound, tf.float64), tf.int32)
+    def integers(self, bound: Any, count: int | None = None) -> tf.Tensor:
+        """int32, uniform on 0..bound-1."""
+        return tf.cast(self._unit(count) * tf.cast(bound, tf.float64), tf.int32)
+
+    def normal(self, count: int | None = None) -> tf.Tensor:
+        """float64, of mean 0 and standard deviation 1 (Box and Muller 1958); two draws each."""
+        radius = tf.sqrt(-2.0 * tf.math.log(1.0 - self._unit(count)))
+        return radius * tf.cos(2.0 * math.pi * self._unit(count))
+
+    def keys(self) -> tf.Tensor:
+        """int64 [n,2]: seeds for TensorFlow's stateless random ops."""
+        return tf.cast(self._unit(2) * 2.0**40, tf.int64)
 
 
 def positions(step: tf.Tensor, batch_size: int, n: int, seed: int, shuffle: bool):
@@ -74,6 +90,16 @@ def positions(step: tf.Tensor, batch_size: int, n: int, seed: int, shuffle: bool
     number = step * batch_size + tf.range(batch_size, dtype=tf.int64)
     epoch, position = number // n, number % n
     return epoch, permute(position, n, seed, epoch, ORDER) if shuffle and n > 1 else position
+
+
+def parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """``dataset.map(function)`` for several elements at a time, results in order.
+
+    Without AutoGraph: it would rewrite the source of every op, which takes seconds, and wrap their
+    errors in its own.
+    """
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(plain, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:

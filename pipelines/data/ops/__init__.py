@@ -1,7 +1,7 @@
 """Preprocessing as a readable chain: ``"random_crop(32, padding=4)|flip_lr|standardize"``.
 
-This module knows names, parses and checks chains, and loads no TensorFlow; the ops live in
-``image`` and ``tabular`` beside it, registered with :func:`op`. ``TABLE`` is plain so that
+This module knows names, parses and checks chains, and loads no TensorFlow; the ops live in the
+modules beside it that ``_MODULES`` names, registered with :func:`op`. ``TABLE`` is plain so that
 ``epochal list ops`` is instant; a test holds it against the code.
 
 An op is a function of a whole batch and its literal arguments::
@@ -21,6 +21,8 @@ An op is a function of a whole batch and its literal arguments::
 - A ``random`` op receives ``rng`` in training, whose draws ([n], one a row) are functions of the
   seed, the epoch, the example's index and the op's place in the chain; with ``rng=None``
   (evaluation, serving) it takes its deterministic form.
+- An ``each`` op looks at its images one by one anyway. Files and records pass it so, in parallel,
+  in training, and so do the ops before it.
 - Annotations of the arguments are checked by pydantic before any data are read.
 """
 
@@ -41,12 +43,26 @@ _IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "standardize": (("image",), "(x - mean) / standard deviation of training data"),
     "flatten": (("image",), "each image as one row of numbers"),
     "resize": (("image",), "images of this height and width"),
+    "resize_shorter": (("image",), "the shorter side to this size, the other in proportion"),
     "central_crop": (("image",), "the middle of the image"),
     "pad": (("image",), "a border on all four sides"),
     "random_crop": (("image",), "a random window of the padded image; evaluation: the middle"),
+    "random_resized_crop": (
+        ("image",),
+        "a random rectangle, resized to a square; evaluation: the middle of the resized image",
+    ),
     "flip_lr": (("image",), "mirror left and right at random; evaluation: nothing"),
     "translate": (("image",), "move by random whole pixels; evaluation: nothing"),
     "cutout": (("image",), "blank a random square; evaluation: nothing"),
+    "random_erasing": (("image",), "fill a random rectangle with noise; evaluation: nothing"),
+    "color_jitter": (
+        ("image",),
+        "random brightness, contrast, saturation and hue; evaluation: nothing",
+    ),
+    "pca_noise": (
+        ("image",),
+        "add a random colour along training data's principal ones; evaluation: nothing",
+    ),
     "grayscale": (("image",), "one channel of luminance"),
     "rgb": (("image",), "three channels"),
 }
@@ -68,7 +84,12 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     )
     for name in sorted({**_IMAGE, **_TABULAR})
 }
-_MODULES = {"image": "image", "features": "tabular", "columns": "tabular"}
+# kind of data -> modules with ops for it
+_MODULES = {
+    "image": ("image", "color", "erase"),
+    "features": ("tabular",),
+    "columns": ("tabular",),
+}
 _REGISTRY: dict[tuple[str, str], Op] = {}  # (kind, name)
 
 
@@ -86,6 +107,8 @@ class Op:
     fit: Callable[..., dict[str, Any]] | None = None
     random: bool = False
     sets_size: bool = False
+    each: bool = False
+    of_window: Callable[..., Any] | None = None
 
 
 def op(
@@ -93,6 +116,8 @@ def op(
     fit: Callable[..., dict[str, Any]] | None = None,
     random: bool = False,
     sets_size: bool = False,
+    each: bool = False,
+    of_window: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as an op for these kinds of data; see the module's docstring.
 
@@ -100,10 +125,15 @@ def op(
         fit: learns ``state`` from the training split.
         random: the op takes ``rng``.
         sets_size: images leave the op with one height and width, whatever they had.
+        each: the op looks at images one by one; see the module's docstring.
+        of_window: a random op in the form ``of_window(read, height, width, *arguments, rng=rng)``,
+            for a source of which it is cheaper to read a part: ``read(top, left, height, width)``
+            gives uint8 [h,w,c]. The result, [1,...], is that of the op on the whole image.
     """
 
     def register(function):
-        entry = Op(function.__name__, kinds, function, fit, random, sets_size)
+        name = function.__name__
+        entry = Op(name, kinds, function, fit, random, sets_size, each, of_window)
         for kind in kinds:
             _REGISTRY[kind, entry.name] = entry
         return function
@@ -113,7 +143,8 @@ def op(
 
 def find(name: str, kind: str) -> Op:
     """The op of this name for this kind of data ("image", "features", "columns"). OpsError."""
-    import_module(f".{_MODULES[kind]}", __package__)
+    for module in _MODULES[kind]:
+        import_module(f".{module}", __package__)
     if (kind, name) not in _REGISTRY:
         fitting = sorted(n for k, n in _REGISTRY if k == kind)
         if name in TABLE:

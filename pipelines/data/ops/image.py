@@ -1,19 +1,19 @@
-"""Ops for images: functions of a batch [n,h,w,c], uint8 or float32.
+"""Ops that move pixels: size, place, orientation. Images [n,h,w,c], uint8 or float32.
 
-All but ``scale`` and ``standardize`` return the dtype they were given; what leaves the whole chain
-is cast to float32. Images of unequal sizes pass one by one (n = 1) up to the op that makes them
+The dtype stays. Images of unequal sizes pass one by one (n = 1) up to the op that makes them
 equal, so an op never looks across the batch. Random ops draw from ``rng`` (see the package's
-docstring); what they do without it is documented at each.
+docstring); what they do without it is documented at each. Ops that change values are in
+:mod:`.color`, ops that hide a part in :mod:`.erase`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+import math
+from collections.abc import Callable
+from typing import Annotated
 
-import numpy as np
 import tensorflow as tf
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from . import OpsError, op
 
@@ -22,59 +22,20 @@ Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-@op("image")
-def scale(images: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-    """Pixel values 0..255 (uint8, or float32 on that scale) to ``low``..``high``, float32."""
-    return tf.cast(images, tf.float32) * ((high - low) / 255.0) + low
+def _increasing(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("expected the lower limit first")
+    return limits
 
 
-def _moments(
-    batches: Iterable[np.ndarray],
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-) -> dict[str, Any]:
-    """Mean and standard deviation a channel, over all pixels, in float64 and one pass."""
-    if (mean is None) != (std is None):
-        raise OpsError("Op 'standardize': give both mean and std, or neither to learn them.")
-    if mean is not None:
-        return {"mean": list(mean), "std": list(std)}
-    count, average, squares = 0, 0.0, 0.0
-    for batch in batches:
-        values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
-        here, new = values.mean(axis=0), count + len(values)
-        shift = here - average  # Chan's update: exact where large values vary little
-        squares = squares + ((values - here) ** 2).sum(axis=0)
-        squares = squares + shift**2 * (count * len(values) / new)
-        average = average + shift * (len(values) / new)
-        count = new
-    deviation = np.sqrt(squares / count)
-    return {"mean": average.tolist(), "std": np.where(deviation > 0, deviation, 1.0).tolist()}
-
-
-@op("image", fit=_moments)
-def standardize(
-    images: tf.Tensor,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None,
-    *,
-    state: dict[str, Any],
-) -> tf.Tensor:
-    """(x - mean) / standard deviation, one pair a channel, float32.
-
-    Learnt from the training split, or given in the units of what enters the op. A channel that
-    never varies is divided by 1.
-    """
-    channels = images.shape[-1]
-    if {len(state["mean"]), len(state["std"])} - {1, channels}:
-        raise OpsError(
-            f"Op 'standardize': {len(state['mean'])} means and {len(state['std'])} deviations, "
-            f"but the images have {channels} channels. Give one, or one a channel."
-        )
-    values = tf.cast(images, tf.float32)
-    # Times the reciprocal: inside a tf.function TensorFlow would turn a division into it, and
-    # training, which runs in tf.data, would differ from serving in the last bit.
-    inverse = 1.0 / np.asarray(state["std"], np.float32)
-    return (values - np.asarray(state["mean"], np.float32)) * inverse
+Areas = Annotated[
+    tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]],
+    AfterValidator(_increasing),
+]
+Ratios = Annotated[
+    tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]],
+    AfterValidator(_increasing),
+]
 
 
 @op("image")
@@ -90,8 +51,18 @@ def resize(images: tf.Tensor, height: Size, width: Size | None = None) -> tf.Ten
 
     The aspect ratio is not kept. uint8 is rounded back to uint8.
     """
-    size = (height, width or height)
-    return like(tf.image.resize(images, size, antialias=True), images.dtype)
+    return _resized(images, height, width or height)
+
+
+@op("image")
+def resize_shorter(images: tf.Tensor, size: Size) -> tf.Tensor:
+    """The shorter side to ``size`` pixels, the other in proportion; as :func:`resize` does it."""
+    have = images.shape[1:3]
+    height, width = have if have.is_fully_defined() else tf.unstack(tf.shape(images)[1:3])
+    shorter = min(height, width) if have.is_fully_defined() else tf.minimum(height, width)
+    # whole numbers, rounded half up: the same in Python and in TensorFlow
+    return _resized(images, *((2 * size * side + shorter) // (2 * shorter)
+                              for side in (height, width)))  # fmt: skip
 
 
 @op("image", sets_size=True)
@@ -121,6 +92,61 @@ def random_crop(images: tf.Tensor, size: Size, padding: Pixels = 0, *, rng=None)
     return _window(images, rng.integers(height - size + 1), rng.integers(width - size + 1), size)
 
 
+_AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+
+
+def _crop_of_window(read, height, width, size, scale=_AREA, ratio=_RATIO, *, rng) -> tf.Tensor:
+    """random_resized_crop of one image, of which ``read`` gives a window: [1,size,size,c]."""
+    top, left, down, across = (side[0] for side in _boxes(height, width, scale, ratio, rng))
+    return _resized(read(top, left, down, across), size, size)[None]
+
+
+@op("image", random=True, sets_size=True, each=True, of_window=_crop_of_window)
+def random_resized_crop(
+    images: tf.Tensor, size: Size, scale: Areas = _AREA, ratio: Ratios = _RATIO, *, rng=None
+) -> tf.Tensor:
+    """A random rectangle of the image, resized to size x size, bilinear with antialiasing.
+
+    Its area is a share of the image's, uniform in ``scale``, its width / height log-uniform in
+    ``ratio``, its place uniform; after ten rectangles that do not fit, the largest one in the
+    middle whose ratio is allowed. (Szegedy et al. 2015, arXiv:1409.4842, section 6: 8% to 100% and
+    3/4 to 4/3; the log and the ten tries are common practice.) Any image is large enough.
+
+    Evaluation: the shorter side to size * 256/224, then the middle size x size.
+    """
+    if rng is None:
+        shorter = resize_shorter(images, round(size * 256 / 224))
+        return _central(shorter, size, size, "random_resized_crop")
+
+    def crop(image, top, left, down, across):
+        return _resized(image[top : top + down, left : left + across], size, size)
+
+    boxes = _boxes(tf.shape(images)[1], tf.shape(images)[2], scale, ratio, rng)
+    return one_by_one(crop, images, *boxes, shape=(size, size, images.shape[3]))
+
+
+def _boxes(height, width, scale, ratio, rng) -> tuple[tf.Tensor, ...]:
+    """top, left, height, width, each int32 [n], of random_resized_crop's rectangles."""
+    # float64: no rounding that could differ between one image and a batch of them
+    h, w = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    area = tf.cast(rng.uniform(*scale, count=_TRIES), tf.float64) * h * w
+    logarithm = rng.uniform(math.log(ratio[0]), math.log(ratio[1]), count=_TRIES)
+    aspect = tf.exp(tf.cast(logarithm, tf.float64))
+    down, across = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
+    fits = (down >= 1) & (down <= h) & (across >= 1) & (across <= w)
+    first = tf.argmax(fits, axis=1)  # the first True
+    found = tf.reduce_any(fits, axis=1)
+    # where none fits: all of the shorter side, and of the other what the ratio allows
+    allowed = tf.clip_by_value(w / h, *ratio)
+    largest_down, largest_across = tf.minimum(h, w / allowed), tf.minimum(w, h * allowed)
+    down = tf.where(found, tf.gather(down, first, batch_dims=1), tf.round(largest_down))
+    across = tf.where(found, tf.gather(across, first, batch_dims=1), tf.round(largest_across))
+    down, across = (tf.maximum(tf.cast(side, tf.int32), 1) for side in (down, across))
+    free = [tf.cast(height, tf.int32) - down, tf.cast(width, tf.int32) - across]
+    top, left = (tf.where(found, rng.integers(f + 1), f // 2) for f in free)
+    return top, left, down, across
+
+
 @op("image", random=True)
 def flip_lr(images: tf.Tensor, probability: Share = 0.5, *, rng=None) -> tf.Tensor:
     """Mirrors left and right with this probability. Evaluation: the image as it is."""
@@ -144,45 +170,42 @@ def translate(images: tf.Tensor, max_pixels: Pixels, *, rng=None) -> tf.Tensor:
     return tf.ensure_shape(moved, images.shape)
 
 
-@op("image", random=True)
-def cutout(images: tf.Tensor, size: Size, value: float = 0.0, *, rng=None) -> tf.Tensor:
-    """Fills a size x size square around a random pixel, cut off at the border (DeVries & Taylor
-    2017, arXiv:1708.04552, section 3). Evaluation: the image as it is."""
-    if rng is None:
-        return images
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    top, left = rng.integers(height) - size // 2, rng.integers(width) - size // 2
-    rows, columns = tf.range(height)[None], tf.range(width)[None]
-    inside_rows = (rows >= top[:, None]) & (rows < top[:, None] + size)
-    inside_columns = (columns >= left[:, None]) & (columns < left[:, None] + size)
-    inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
-    return tf.where(inside, tf.cast(value, images.dtype), images)
-
-
-@op("image")
-def grayscale(images: tf.Tensor) -> tf.Tensor:
-    """One channel of luminance: .299 R + .587 G + .114 B, in 1/256ths; one channel stays."""
-    if images.shape[-1] == 1:
-        return images
-    if images.dtype == tf.uint8:  # whole numbers: gray pixels stay exactly as they are
-        weights = tf.constant([77, 150, 29], tf.int32)
-        total = tf.reduce_sum(tf.cast(images, tf.int32) * weights, -1, keepdims=True)
-        return tf.cast(tf.bitwise.right_shift(total + 128, 8), tf.uint8)
-    weights = tf.constant([77, 150, 29], images.dtype) / 256.0
-    return tf.reduce_sum(images * weights, -1, keepdims=True)
-
-
-@op("image")
-def rgb(images: tf.Tensor) -> tf.Tensor:
-    """Three channels; a single one is repeated."""
-    return images if images.shape[-1] == 3 else tf.repeat(images, 3, axis=-1)
-
-
 def like(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Float values as ``dtype``; to uint8 rounded and limited to 0..255."""
     if dtype != tf.uint8:
         return tf.cast(values, dtype)
     return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)
+
+
+def require_uint8(name: str, images: tf.Tensor, otherwise: str = "") -> None:
+    """Raises OpsError for images whose values need not be 0..255."""
+    if images.dtype != tf.uint8:
+        raise OpsError(
+            f"Op {name!r} works on uint8 images, but {images.dtype.name} enters it. Put it before "
+            f"scale or standardize in data.ops{otherwise}."
+        )
+
+
+def one_by_one(
+    function: Callable[..., tf.Tensor], images: tf.Tensor, *draws: tf.Tensor, shape=None
+) -> tf.Tensor:
+    """``function(image [h,w,c], *draws of this image)`` for each image of a batch.
+
+    Args:
+        function: keeps the dtype.
+        images: [n,h,w,c].
+        draws: each [n] or [n,...].
+        shape: of the results; by default that of an image.
+    """
+    shape = images.shape[1:] if shape is None else shape
+    if images.shape[0] == 1:
+        return tf.ensure_shape(function(images[0], *(draw[0] for draw in draws)), shape)[None]
+    spec = tf.TensorSpec(shape, images.dtype)
+    return tf.map_fn(lambda row: function(*row), (images, *draws), fn_output_signature=spec)
+
+
+def _resized(images, height, width):
+    return like(tf.image.resize(images, (height, width), antialias=True), images.dtype)
 
 
 def _window(images, top, left, height, width=None):
