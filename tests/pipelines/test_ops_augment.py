@@ -199,7 +199,7 @@ def test_random_erasing_by_a_value_and_never():
 # --- all together --------------------------------------------------------------------------------
 
 CROP = "random_resized_crop(16)|flip_lr"
-ALL = f"{CROP}|color_jitter(0.4, 0.4, 0.4, 0.1)|random_erasing|pca_noise"
+ALL = f"{CROP}|color_jitter(0.4, 0.4, 0.4, 0.1)|rand_augment(2, 9)|random_erasing|pca_noise"
 
 
 def stream(rows, kind, size, chain, start=0, channels=3):

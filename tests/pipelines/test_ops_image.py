@@ -71,6 +71,7 @@ EVALUATION = {
     "random_resized_crop(7)": lambda x: pillow(x, 10, 8)[:, 1:8, 0:7],  # 7 * 256/224 = 8
     "color_jitter(0.4, 0.4, 0.4, 0.1)": lambda x: x,
     "pca_noise": lambda x: x,
+    "rand_augment": lambda x: x,
     "random_erasing": lambda x: x,
     "grayscale": lambda x: np.floor((x @ [77.0, 150.0, 29.0])[..., None] / 256 + 0.5),
     "scale|grayscale": lambda x: (x @ [77.0, 150.0, 29.0])[..., None] / 65280,
@@ -369,6 +370,7 @@ def bitmap(image):
         ("random_resized_crop(8, scale=(0.5, 0.1))", "image", "the lower limit first"),
         ("random_resized_crop(8, scale=(0, 1))", "image", "greater than 0"),
         ("color_jitter(hue=0.6)", "image", "less than or equal to 0.5"),
+        ("rand_augment(0)", "image", "num_ops=0.*greater than or equal to 1"),
     ],
 )
 def test_a_chain_that_makes_no_sense_is_refused(chain, kind, message):
@@ -385,7 +387,7 @@ def test_windows_and_channels_that_do_not_fit():
         prepare("standardize(mean=[1])")
     with pytest.raises(OpsError, match="both deviations and directions"):
         prepare("pca_noise(deviations=[1, 2, 3])")
-    for chain in ("color_jitter(0.1)", "random_erasing"):
+    for chain in ("rand_augment", "color_jitter(0.1)", "random_erasing"):
         with pytest.raises(OpsError, match="works on uint8 images, but float32.*before scale"):
             prepare(f"scale|{chain}")[0](tf.constant(IMAGES))
     assert prepare("scale|random_erasing(value=0)")[0](tf.constant(IMAGES)).shape == IMAGES.shape

@@ -63,6 +63,7 @@ _IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
         ("image",),
         "add a random colour along training data's principal ones; evaluation: nothing",
     ),
+    "rand_augment": (("image",), "a few of 14 random changes; evaluation: nothing"),
     "grayscale": (("image",), "one channel of luminance"),
     "rgb": (("image",), "three channels"),
 }
@@ -86,7 +87,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # kind of data -> modules with ops for it
 _MODULES = {
-    "image": ("image", "color", "erase"),
+    "image": ("image", "color", "erase", "rand_augment"),
     "features": ("tabular",),
     "columns": ("tabular",),
 }
