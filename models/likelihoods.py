@@ -170,6 +170,7 @@ class PoissonNLL(RegressionLoss):
     """
 
     default_name = "poisson_nll"
+    takes_mixtures = False
 
     def _per_target(self, y, parameters):
         count = ops.cast(y, "float64")

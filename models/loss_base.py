@@ -57,6 +57,15 @@ def class_labels(targets: Tensor, outputs: Tensor) -> tuple[Tensor, bool]:
     )
 
 
+def second_of_two(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Of soft labels [..., 2] against one output [..., 1] the share of class 1, [..., 1].
+
+    Targets of any other shape come back as they are.
+    """
+    soft = len(targets.shape) == len(outputs.shape) and targets.shape[-1] == 2
+    return targets[..., 1:] if soft and outputs.shape[-1] == 1 else targets
+
+
 def _pair_up(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
     """Same rank and no two known lengths that differ."""
     pairs = zip(shape, other, strict=False)
@@ -86,6 +95,7 @@ class TaskLoss(keras.losses.Loss):
     """Base of all losses here. Beyond Keras's interface each subclass has:
 
     - ``task``: "classification" or "regression";
+    - ``takes_mixtures``: whether a target may be the mixture of two (MixUp, CutMix);
     - ``num_outputs(num_targets)``: width of the network's last layer for so many classes, or
       regression targets (1 for a scalar);
     - ``predict(outputs)``: raw outputs as {"probabilities": [n, c]}, or {"prediction": [n], ...}
@@ -100,6 +110,7 @@ class TaskLoss(keras.losses.Loss):
     """
 
     task: ClassVar[str]
+    takes_mixtures: ClassVar[bool] = True
     default_name: ClassVar[str]
     _options: ClassVar[tuple[str, ...]] = ()
 

@@ -63,6 +63,7 @@ from .loss_base import (
     class_labels,
     drop_single,
     match_targets,
+    second_of_two,
 )
 
 __all__ = [
@@ -248,8 +249,8 @@ class BinaryCrossEntropy(ClassificationLoss):
     """Cross-entropy of two classes from one logit z of class 1; P(1) = sigmoid(z).
 
     t log(1 + exp(-z)) + (1 - t) log(1 + exp(z)) with targets t: ids 0 and 1, or probabilities of
-    class 1; shape [n] or [n, 1] against outputs [n, 1]. The loss of any other target (classes
-    numbered 1 and 2, or -1 and 1) is NaN.
+    class 1, shape [n] or [n, 1] against outputs [n, 1]; or soft labels [n, 2]. The loss of any
+    other target (classes numbered 1 and 2, or -1 and 1) is NaN.
 
     Args:
         label_smoothing: from 0 to below 1: trains on (1 - s) t + s / 2.
@@ -272,7 +273,8 @@ class BinaryCrossEntropy(ClassificationLoss):
         return 1
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        targets, logits = match_targets(self._floats(y_true), self._one_logit(y_pred))
+        targets, logits = self._floats(y_true), self._one_logit(y_pred)
+        targets, logits = match_targets(second_of_two(targets, logits), logits)
         targets = ops.where((targets >= 0.0) & (targets <= 1.0), targets, math.nan)
         targets = (1.0 - self.label_smoothing) * targets + 0.5 * self.label_smoothing
         losses = targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
@@ -364,6 +366,7 @@ class ZeroOne(ClassificationLoss):
     """
 
     default_name = "zero_one"
+    takes_mixtures = False
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         shares = self._floats(y_pred)

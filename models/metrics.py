@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .loss_base import class_labels, match_targets
+from .loss_base import class_labels, match_targets, second_of_two
 
 Tensor = Any
 # A package name of its own: losses have the same class names, and one would replace the other.
@@ -62,9 +62,11 @@ def _weights(sample_weight: Tensor | None, values: Tensor) -> Tensor:
 class Accuracy(_Sums):
     """Share of examples whose likeliest class is the right one.
 
-    Targets are ids [n] or [n, 1] or soft labels [n, c] (their largest entry counts); outputs are
-    logits, probabilities or shares [n, c], or a single column [n, 1] for class 1 of two. Of equal
-    outputs the lowest class id wins; a row with NaN counts as wrong.
+    Targets are ids [n] or [n, 1], or soft labels [n, c]: then the class with the largest share is
+    the right one, so that what is reported on mixed examples (MixUp) is how often the network
+    finds the greater part. Outputs are logits, probabilities or shares [n, c], or a single column
+    [n, 1] for class 1 of two. Of equal outputs, and of equal shares, the lowest class id wins; a
+    row with NaN counts as wrong.
 
     Args:
         from_logits: for outputs [n, 1] only: class 1 is above 0 (logit) or above 0.5 (probability).
@@ -79,7 +81,8 @@ class Accuracy(_Sums):
         targets = ops.convert_to_tensor(y_true)
         outputs = ops.convert_to_tensor(y_pred, dtype="float32")
         if len(outputs.shape) < 2 or outputs.shape[-1] == 1:
-            targets, outputs = match_targets(ops.cast(targets, "float32"), outputs)
+            targets = second_of_two(ops.cast(targets, "float32"), outputs)
+            targets, outputs = match_targets(targets, outputs)
             said = outputs > (0.0 if self.from_logits else 0.5)
             right = ops.squeeze(ops.logical_and(said == (targets > 0.5), _is_number(outputs)), -1)
         else:

@@ -93,6 +93,12 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
             f"{recipe.data.source} for {dataset.task}. Choose another loss (`epochal list "
             "losses`), or set data.task."
         )
+    if dataset.mixes and not loss.takes_mixtures:
+        raise RecipeError(
+            "data.mixup and data.cutmix train on mixtures of two targets, but the loss "
+            f"{recipe.loss.name!r} needs whole ones, classes or counts. Leave them out, or choose "
+            "another loss."
+        )
     plan = Plan(recipe, dataset.steps_per_epoch)
     model = choices.build_model(recipe, dataset, loss)
     model.compile(
@@ -305,7 +311,12 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
     lines += [
         f"- data: `{recipe.data.source}` ("
         + ", ".join(f"{n:,} {split}" for split, n in dataset.sizes.items())
-        + f"), ops `{recipe.data.ops or 'none'}`",
+        + f"), ops `{recipe.data.ops or 'none'}`"
+        + "".join(
+            f", {name} {value:g} a {recipe.data.mix_per}"
+            for name in ("mixup", "cutmix")
+            if (value := getattr(recipe.data, name)) is not None
+        ),
         f"- model: `{recipe.model}`, {summary['parameters']:,} trainable parameters",
         f"- loss: `{recipe.loss}`",
         f"- algorithm: `{recipe.algorithm.optimizer}`, schedule `{recipe.algorithm.schedule}`, "

@@ -9,12 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from ..recipe import Data
+from . import mixing
 from . import ops as chains
 from .ops import OpsError
 from .preprocess import Preprocess, numpy_columns
 from .readers import Reader, make_reader
 from .source import Records, Rows, Source, SourceError, open_source, require_finite
 from .splits import carve
+from .stream import deterministic, parallel
 
 _KIND_OF_SCHEME = {"folder": "image", "images": "image", "csv": "columns"}
 
@@ -30,6 +32,7 @@ class Dataset:
         num_targets: number of classes; 1 for regression, 0 without labels.
         target_scale: (mean, standard deviation) that training targets are standardised by, in the
             target's units; (0, 1) where they are not.
+        mixes: whether training examples are mixtures of two (``data.mixup``, ``data.cutmix``).
         preprocess: raw examples -> model input.
         about: the source's facts (origin, licence, fingerprint, …).
     """
@@ -56,20 +59,27 @@ class Dataset:
         self.preprocess.fit(self._examples)
         self._check_numbers()
         self.input_shape = tuple(self.preprocess.tensor_spec().shape[1:])
+        self.mixes = data.mixup is not None or data.cutmix is not None
+        self._check_mixing()
         self.num_targets = {"classification": len(self.classes), "regression": 1}.get(self.task, 0)
         self.steps_per_epoch = math.ceil(self.sizes["train"] / data.batch_size)
 
     def train(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
         """The unbounded stream of full training batches (x, y), from ``start_step`` on.
 
+        y holds class ids [n] or numbers [n]; where the data are mixed, shares of classes [n,c].
         Order and augmentation are functions of (seed, epoch, index): the stream from a step is the
         stream from the beginning at that step.
         """
         reader, rows = self._find("train")
         data = self._data
-        return reader.train(
+        batches = reader.train(
             rows, data.batch_size, seed, start_step, data.shuffle, data.shuffle_window
         )
+        if self.mixes:
+            mix = mixing.mixer(data, len(self.classes), seed)
+            batches = parallel(batches.enumerate(start_step), mix)
+        return deterministic(batches)
 
     def split(self, name: str) -> tf.data.Dataset:
         """The examples of a split in order, in evaluation form; the last batch is smaller."""
@@ -157,6 +167,19 @@ class Dataset:
                         f"{len(absent)} of {len(self.classes)} classes ({shown}). A class can only "
                         "be learnt from examples: add some, or take the class out everywhere."
                     )
+
+    def _check_mixing(self) -> None:
+        if self.mixes and self.task == "unlabelled":
+            raise SourceError(
+                f"data.mixup and data.cutmix mix targets too, but {self._data.source} has no "
+                "labels. Leave them out."
+            )
+        if self._data.cutmix is not None and len(self.input_shape) != 3:
+            raise SourceError(
+                "data.cutmix pastes a rectangle of one image into another, but the model's input "
+                f"is {list(self.input_shape)}, not [height, width, channels]. Use data.mixup"
+                + (", or take flatten out of data.ops." if self.kind == "image" else ".")
+            )
 
     def _check_numbers(self) -> None:
         """Tables: every value must be a finite number once the ops have run."""

@@ -117,7 +117,7 @@ class ArrayReader(Reader):
             return x if target is None else (x, target)
 
         steps = tf.data.Dataset.range(start_step, FOREVER)
-        return deterministic(parallel(steps, batch))
+        return parallel(steps, batch)
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in order, last batch smaller; only through ``count`` ops if given."""
@@ -168,7 +168,7 @@ class FileReader(Reader):
 
         steps = tf.data.Dataset.range(start_step, FOREVER)
         rows = parallel(steps, names).unbatch()
-        return deterministic(self._batches(rows, batch_size, seed))
+        return self._batches(rows, batch_size, seed)
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in order, last batch smaller; only through ``count`` ops if given."""
@@ -244,7 +244,7 @@ class RecordReader(Reader):
         first, skipped = divmod(start_step * batch_size, n)
         epochs = tf.data.Dataset.range(first, FOREVER)
         rows = epochs.flat_map(epoch_rows).skip(skipped)
-        return deterministic(self._batches(rows, batch_size, seed))
+        return self._batches(rows, batch_size, seed)
 
     def _in_order(self, indices) -> tf.data.Dataset:
         order = tf.range(len(self.records.files), dtype=tf.int64)

@@ -17,6 +17,7 @@ FOREVER = 2**62
 ORDER = 0  # the third part of the key: 0 is the order, 1 the shards, the rest are draws of ops
 SHARDS = 1
 WINDOWS = 2**30  # and from here on, the windows of streamed files
+MIXING = 2**22  # as the place of an op: behind every chain
 _FIRST_DRAW = 2
 _DRAWS_AN_OP = 64
 

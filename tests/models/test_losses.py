@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from epochal.models import losses
+from epochal.models import losses, registry
 
 ALL = {
     "mse": losses.MeanSquaredError(),
@@ -346,6 +346,26 @@ def test_one_hot_labels_equal_ids(name):
     np.testing.assert_allclose(
         ALL[name].call(one_hot, outputs), ALL[name].call(ids, outputs), rtol=1e-6, atol=1e-7
     )
+
+
+def test_label_smoothing_of_soft_labels_smooths_the_labels():
+    shares, logits = np.array([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]]), [[1.0, -2.0, 0.5], [0.0, 3.0, 1]]
+    got = losses.CrossEntropy(label_smoothing=0.3).call(shares, np.array(logits))
+    for row, share, own in zip(got, shares, logits, strict=True):
+        smoothed = 0.7 * share + 0.3 / 3
+        assert float(row) == pytest.approx(-smoothed @ np.array(log_softmax(own)), rel=1e-6)
+    # two classes and one logit, as shares of both or of class 1 alone
+    two, one = np.array([[0.7, 0.3], [0.0, 1.0]]), np.array([[0.4], [-2.0]])
+    binary = losses.BinaryCrossEntropy(label_smoothing=0.3)
+    same = losses.CrossEntropy(label_smoothing=0.3)
+    np.testing.assert_allclose(binary.call(two, one), binary.call(two[:, 1:], one), rtol=1e-6)
+    logits_of_both = np.concatenate([np.zeros_like(one), one], axis=1)
+    np.testing.assert_allclose(binary.call(two, one), same.call(two, logits_of_both), rtol=1e-6)
+
+
+def test_which_losses_take_mixed_targets():
+    refuse = {name for name in registry.LOSSES if not registry.get("losses", name).takes_mixtures}
+    assert refuse == {"zero-one", "poisson"}
 
 
 def test_soft_labels_weigh_the_classes():

@@ -46,6 +46,17 @@ def test_accuracy_of_one_column():
         assert in_one(metrics.Accuracy(from_logits=False), shaped, outputs) == 0.75  # 0.3 below .5
     assert in_one(metrics.Accuracy(from_logits=False), [1], [[0.3]]) == 0.0
     assert in_one(metrics.Accuracy(from_logits=True), [1], [[0.3]]) == 1.0
+    # soft labels of two classes: the larger share is the label, of equal ones class 0
+    shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
+    assert in_one(metrics.Accuracy(), shares, outputs) == 0.5
+    assert in_one(metrics.Accuracy(), shares[3:], [[-1.0]]) == 1.0
+
+
+def test_of_soft_labels_the_largest_share_is_the_right_class():
+    shares = np.array([[0.4, 0.35, 0.25], [0.1, 0.45, 0.45], [0.3, 0.1, 0.6]])
+    logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]])
+    assert in_one(metrics.Accuracy(), shares, logits) == pytest.approx(1 / 3)
+    assert in_one(metrics.TopKAccuracy(2), shares, logits) == 1.0
 
 
 def in_one(metric, targets, outputs, weights=None):

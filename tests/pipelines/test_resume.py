@@ -1,7 +1,7 @@
 """Kill -9 at any moment and train again: the very bits of a run that was never killed.
 
-Dropout, augmentation, EMA, a schedule and early stopping are on. The kills fall at random times, in
-the middle of steps, validations and checkpoint writes; the seed of the times is printed.
+Dropout, augmentation, MixUp, EMA, a schedule and early stopping are on. The kills fall at random
+times, in the middle of steps, validations and checkpoint writes; the seed of the times is printed.
 """
 
 import os
@@ -23,7 +23,7 @@ from epochal.pipelines import recipe as r
 from epochal.pipelines.train import train
 recipe = r.Recipe(
     name="resume",
-    data=r.Data(source="builtin:digits", batch_size=48, train_examples=600,
+    data=r.Data(source="builtin:digits", batch_size=48, train_examples=600, mixup=0.2,
                 ops="standardize|random_crop(8, padding=1)|flip_lr|flatten"),
     model=r.Choice(name="mlp", hidden=[32], dropout=0.3, batch_norm=True),
     loss=r.Choice(name="cross-entropy", label_smoothing=0.1),
