@@ -50,9 +50,10 @@ def decode_rgb(content: tf.Tensor) -> tf.Tensor:
     def other():
         return tf.io.decode_image(content, channels=3, expand_animations=False)
 
-    start = tf.strings.substr(content, 0, 25)
-    is_bitmap = tf.strings.substr(start, 0, 2) == "BM"
-    is_deep = tf.strings.regex_full_match(start, r"\x89PNG(?s:.{20})\x10")  # bits a channel
+    start = tf.strings.join([tf.strings.substr(content, 0, 25), b"\0" * 25])
+    is_bitmap = tf.strings.substr(start, 0, 2) == b"BM"
+    is_png = tf.strings.substr(start, 0, 4) == b"\x89PNG"
+    is_deep = is_png & (tf.strings.substr(start, 24, 1) == b"\x10")  # 16 bits a channel
     kind = tf.where(is_jpeg(content), 0, tf.where(is_bitmap, 1, tf.where(is_deep, 2, 3)))
     image = tf.switch_case(kind, [jpeg, bitmap, deep, other])
     return tf.ensure_shape(image, (None, None, 3))

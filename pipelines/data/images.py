@@ -1,7 +1,9 @@
 """Image files: in class folders (``folder:``) or without labels (``images:``).
 
 Every file is decoded once when the source is opened, in parallel, so that a broken one is named
-before training; after that files are read when they are needed.
+before training; after that files are read when they are needed. :mod:`.decode` says what becomes
+of each kind of file. In particular the orientation in a photo's EXIF data is ignored: turn such
+photos upright before (``exiftran -ai``, ``ImageOps.exif_transpose`` of Pillow).
 """
 
 from __future__ import annotations
