@@ -57,6 +57,10 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
             Row("ResNet-20, batch 64, 8x8", "train_loop", _FIT, _NET, together=True),
         ),
     ),
+    "input": (
+        "JPEG files to batches: crop, mirror, RandAugment, against Keras's loader and layers",
+        (Row("JPEG 500x375 to 224x224, batch 32", "input", ("ours", "Keras")),),
+    ),
     "knn": (
         "k=5 among 60,000 x 784: queries/s against faiss IndexFlatL2 and scikit-learn",
         (

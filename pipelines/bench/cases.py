@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .input import input_images
+
 
 def _need(module: str):
     from importlib import import_module
@@ -213,7 +215,7 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
     return {"rates": rates, "unit": "steps/s"}
 
 
-CASES = {"resnet20": resnet20, "knn": knn, "train_loop": train_loop}
+CASES = {"resnet20": resnet20, "knn": knn, "train_loop": train_loop, "input": input_images}
 
 
 def main(text: str) -> None:

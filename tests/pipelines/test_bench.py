@@ -5,10 +5,12 @@ import json
 import subprocess
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from epochal.pipelines import bench
 from epochal.pipelines.bench import BENCHMARKS, BenchError, Row, cases, compare, run_benchmarks
+from epochal.pipelines.bench.input import photos
 
 
 def test_ratios_are_of_pairs_and_sides_take_their_better_setting(monkeypatch):
@@ -49,7 +51,7 @@ def test_a_failing_side_is_named_and_the_others_go_on(monkeypatch, capsys):
     with pytest.raises(BenchError, match="knn"):
         run_benchmarks((), console, as_json=True, repeats=1)
     named = {line["benchmark"] for line in json.loads(capsys.readouterr().out)}
-    assert named == {"train-loop", "resnet20"}
+    assert named == {"input", "train-loop", "resnet20"}
     assert "no faiss here" in console.file.getvalue()
 
 
@@ -70,3 +72,18 @@ def test_every_side_is_told_the_number_of_threads(monkeypatch):
     monkeypatch.setattr(bench.time, "sleep", lambda seconds: None)
     compare(Row("work", "case", ("ours", "peer")), 2, threads=3)
     assert seen == [{"TF_NUM_INTRAOP_THREADS": "3", "OMP_NUM_THREADS": "3"}] * 4
+
+
+@pytest.mark.parametrize("side", ["ours", pytest.param("Keras", marks=pytest.mark.slow)])
+def test_the_input_case_runs(side):
+    found = cases.CASES["input"](side, quick=True)
+    assert found["unit"] == "images/s"
+    assert 1 < found["rate"] < 1e5
+
+
+def test_the_photos_of_the_input_case_differ(tmp_path):
+    photos(tmp_path, 8)
+    files = sorted(tmp_path.glob("*/*.jpg"))
+    assert [file.parent.name for file in files] == ["0"] * 4 + ["1"] * 4
+    assert {Image.open(file).size for file in files} == {(500, 375)}
+    assert len({file.read_bytes() for file in files}) == 8
