@@ -64,3 +64,50 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and inputs.dtype in (tf.float32, tf.bfloat16, tf.float16)
             and self.variable_dtype == "float32"
         )
+
+
+@keras.saving.register_keras_serializable("epochal")
+class DropPath(keras.layers.Layer):
+    """Stochastic depth: in training a residual branch is left out, for each example by itself.
+
+    A branch [n, ...] becomes zero with probability ``rate`` and is else divided by 1 - rate, so
+    that its mean stays; inference leaves it as it is. The draws come from a seed generator, a
+    variable of the model: a resumed training goes on with them.
+
+    Source: Huang et al.: Deep Networks with Stochastic Depth (2016), section 3. There a block is
+    dropped for a whole minibatch, and branches are multiplied by 1 - rate in inference.
+
+    Args:
+        rate: probability in [0, 1).
+        seed: of the draws; None takes one from ``keras.utils.set_random_seed``.
+
+    Raises:
+        ValueError: a rate out of range.
+    """
+
+    window = 1, 1, 1  # kernel, strides and dilation, for the receptive field
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"rate is a probability in [0, 1); got {rate!r}.")
+        self.rate, self.seed = float(rate), seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0.0:
+            return inputs
+        shape = (ops.shape(inputs)[0], *(1 for _ in inputs.shape[1:]))
+        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        return inputs * ops.cast(kept, inputs.dtype) / (1.0 - self.rate)
+
+    def multiply_adds(self, input_shapes, output_shape) -> int:
+        """None: it scales."""
+        return 0
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -1,11 +1,11 @@
-"""The fused batch normalisation against Keras's layer."""
+"""The fused batch normalisation against Keras's layer; stochastic depth against its formula."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from epochal.models.layers import FusedBatchNormalization
+from epochal.models.layers import DropPath, FusedBatchNormalization
 
 SHAPE = (4, 3, 5, 6)
 
@@ -156,3 +156,47 @@ def test_saved_and_loaded_it_is_the_same_layer(tmp_path):
     assert type(twin) is FusedBatchNormalization
     assert (twin.momentum, twin.epsilon) == (0.8, 1e-4)
     np.testing.assert_array_equal(model(inputs()), loaded(inputs()))
+
+
+def test_drop_path_leaves_out_whole_examples_and_keeps_the_mean():
+    layer = DropPath(0.25, seed=1)
+    x = np.random.default_rng(0).uniform(1, 2, (4000, 2, 3, 1)).astype("float32")
+    y = np.asarray(layer(x, training=True))
+    kept = y[:, 0, 0, 0] != 0
+    np.testing.assert_allclose(y[kept], x[kept] / 0.75, rtol=1e-6)
+    assert not y[~kept].any()
+    assert abs(kept.mean() - 0.75) < 0.03  # more than 4 standard deviations
+    again = np.asarray(layer(x, training=True))[:, 0, 0, 0] != 0
+    assert (kept != again).any()
+    np.testing.assert_array_equal(layer(x), x)
+    np.testing.assert_array_equal(DropPath(0.0)(x, training=True), x)
+    with pytest.raises(ValueError, match="probability"):
+        DropPath(1.0)
+
+
+def test_drop_path_goes_on_where_its_state_was_restored():
+    """The draws are a function of a variable: what a resumed training restores."""
+    x = np.ones((64, 2), "float32")
+    image = keras.Input((2,))
+    model = keras.Model(image, DropPath(0.5, seed=3)(image))
+    model(x, training=True)
+    state = [v.numpy() for v in model.variables]
+    assert state
+    following = [np.asarray(model(x, training=True)) for _ in range(2)]
+    twin = keras.Model(image, DropPath(0.5, seed=9)(image))
+    for variable, value in zip(twin.variables, state, strict=True):
+        variable.assign(value)
+    for expected in following:
+        np.testing.assert_array_equal(twin(x, training=True), expected)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
+def test_drop_path_in_mixed_precision_under_xla_saved_and_loaded(policy, tmp_path):
+    image = keras.Input((3, 5, 6))
+    model = keras.Model(image, DropPath(0.5, seed=2, dtype=policy, name="drop")(image))
+    compiled = tf.function(lambda x: model(x, training=True), jit_compile=True)
+    y = compiled(inputs())
+    assert y.dtype == ("bfloat16" if policy == "mixed_bfloat16" else "float32")
+    model.save(tmp_path / "m.keras")
+    twin = keras.saving.load_model(tmp_path / "m.keras").get_layer("drop")
+    assert (type(twin), twin.rate, twin.seed) == (DropPath, 0.5, 2)
