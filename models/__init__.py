@@ -17,6 +17,8 @@ from .registry import create_model, list_models, model_card
 
 _MODULES = (
     "callbacks",
+    "checkpoints",
+    "finetune",
     "keras_optimizers",
     "knn",
     "layers",
@@ -30,6 +32,7 @@ _MODULES = (
     "paper_optimizers",
     "registry",
     "resnet",
+    "resnet_cifar",
     "schedules",
     "summary",
 )

@@ -42,27 +42,38 @@ class ModelEntry:
 
 _MNIST = {"input_shape": (28, 28, 1), "num_classes": 10}
 _CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
-_HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (2015), section 4.2"
+_IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
+_HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (2015)"
 _BOTH = "classification/regression"
 
 
-def _cifar(kind: str, depth: int, parameters: int) -> ModelEntry:
+def _residual(kind: str, depth: int, parameters: int) -> ModelEntry:
+    small = depth in _CIFAR_COUNTS
+    images = "small images, parameter-free shortcuts (A)" if small else "ImageNet"
     words = {
-        "resnet": "residual net for small images, parameter-free shortcuts (A)",
+        "resnet": f"residual net for {images}",
         "plain": "the same layers without shortcuts, for comparison",
     }
     return ModelEntry(
-        module="resnet",
+        module="resnet_cifar" if small else "resnet",
         symbol=f"{kind}{depth}",
         year=2015,
-        paper=_HE,
+        paper=f"{_HE}, section 4.2" if small else f"{_HE}, table 1",
         task=_BOTH,
         parameters=parameters,
         summary=f"{depth} layers: {words[kind]}",
-        example=_CIFAR,
+        example=_CIFAR if small else _IMAGENET,
     )
 
 
+_IMAGENET_COUNTS = {
+    18: 11_689_512,
+    34: 21_797_672,
+    50: 25_557_032,
+    101: 44_549_160,
+    152: 60_192_808,
+}
+_IMAGENET_PLAIN_COUNTS = {18: 11_515_688, 34: 21_623_848}
 _CIFAR_COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
 MODELS: dict[str, ModelEntry] = {
@@ -96,8 +107,10 @@ MODELS: dict[str, ModelEntry] = {
         summary="exact k nearest neighbours: remembers the training set and lets it vote",
         example={"input_shape": (28, 28, 1), "num_classes": 10, "capacity": 60_000},
     ),
-    **{f"resnet{d}": _cifar("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
-    **{f"plain{d}": _cifar("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
+    **{f"resnet{d}": _residual("resnet", d, n) for d, n in _IMAGENET_COUNTS.items()},
+    **{f"plain{d}": _residual("plain", d, n) for d, n in _IMAGENET_PLAIN_COUNTS.items()},
+    **{f"resnet{d}": _residual("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
+    **{f"plain{d}": _residual("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
 }
 
 # name -> (module under epochal.models, symbol, one line)

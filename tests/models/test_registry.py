@@ -76,7 +76,8 @@ def test_every_row_names_something_that_exists(kind):
 
 
 def test_patterns():
-    assert list_models("resnet*") == ["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+    assert list_models("resnet?0") == ["resnet50", "resnet20"]
+    assert list_models("plain*") == [f"plain{depth}" for depth in (18, 34, 20, 32, 44, 56, 110)]
     assert list_models("*20") == ["resnet20", "plain20"]
     assert list_models("nothing*") == []
 
@@ -98,4 +99,5 @@ def test_a_card_states_origin_size_options_and_deviations():
     card = model_card("resnet20")
     for part in ("# resnet20", "2015", "269,722", "`shortcut` = `'A'`", "Deviations"):
         assert part in card
+    assert "`version` = `'v1'`" in model_card("resnet50")
     assert "`depth`" not in card  # fixed by the name

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from epochal.models import create_model, resnet
-from epochal.models.layers import FusedBatchNormalization
+from epochal.models import create_model, resnet, resnet_cifar
+from epochal.models.layers import DropPath, FusedBatchNormalization
 
 
 def trainable(model) -> int:
@@ -96,6 +96,28 @@ def test_initial_weights_are_he_normal_by_fan_in():
     )
 
 
+@pytest.mark.parametrize("options", [{"seed": 5}, {}])
+def test_drop_path_leaves_the_initial_weights_alone(options):
+    """A comparison with and without starts from the same net."""
+    weights = []
+    for drop_path in (0.0, 0.5):
+        keras.utils.set_random_seed(3)
+        model = resnet_cifar.cifar_resnet(8, width=4, drop_path=drop_path, **options)
+        weights.append({w.path: w.numpy() for w in model.weights})
+    for path, weight in weights[0].items():
+        np.testing.assert_array_equal(weight, weights[1].pop(path))
+    assert not weights[1]
+    assert [la.rate for la in model.layers if isinstance(la, DropPath)] == [0.5 / 3, 1 / 3, 0.5]
+
+
+def test_zero_init_starts_with_the_shortcuts_alone():
+    model = resnet_cifar.cifar_resnet(8, width=4, zero_init_residual=True)
+    ends = {la.name: la.gamma.numpy().any() for la in model.layers if "norm" in la.name}
+    assert {name for name, some in ends.items() if not some} == {
+        f"stage{stage}_1_norm2" for stage in (1, 2, 3)
+    }
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (7, 9, 2)])
 @pytest.mark.parametrize("name", ["resnet20", "plain20"])
 def test_input_shapes(name, shape):
@@ -177,6 +199,7 @@ def test_a_small_one_learns_digits():
         ({"input_shape": (32, 32)}, "height, width, channels"),
         ({"input_shape": (2, 32, 3)}, "at least 4x4"),
         ({"width": 0}, "at least 1"),
+        ({"drop_path": -0.1}, "probability"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -186,4 +209,4 @@ def test_bad_options_are_refused(options, message):
 
 def test_depths_are_6n_plus_2():
     with pytest.raises(ValueError, match="6n"):
-        resnet.cifar_resnet(21)
+        resnet_cifar.cifar_resnet(21)

@@ -1,0 +1,448 @@
+"""Published weights, read from local files into the models of this package.
+
+| what | file | into |
+|---|---|---|
+| ResNet-18 to 152 of torchvision and timm | .safetensors, .npz | resnet18 ... resnet152, "v1.5" |
+| AlexNet of torchvision (one tower) | .safetensors, .npz | alexnet-2014 |
+| ResNet50, 101, 152 of keras.applications | .h5, .weights.h5 | resnet50, 101, 152, "v1" |
+
+Arrays are placed by name, every shape is compared, and nothing may be left over on either side
+(PyTorch's ``num_batches_tracked`` alone is dropped). Files of a pickled format are refused: reading
+one can run any code. What the two sources have of their own becomes ours exactly:
+
+- PyTorch's kernels [out, in, h, w] become [h, w, in, out]; AlexNet's first dense layer reads maps
+  flattened as [c, h, w] there and as [h, w, c] here, so its rows are put in the other order.
+- keras.applications has biases b in its convolutions. The normalisation after them takes the mean
+  away, so ``mean - b`` as moving mean does the same without them.
+- keras.applications' nets take images as blue, green, red. The input channels of the first
+  convolution are put in the other order: the model takes red, green, blue, as every source here
+  gives them.
+- Batch normalisation gets the source's constants: epsilon 1e-5 and 0.9 of the moving averages kept
+  a step (PyTorch), 1.001e-5 and 0.99 (keras.applications).
+
+v1 and v1.5 have equal shapes: which of them a file holds follows from where it comes from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".npz", ".h5")
+_PICKLED = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
+_HEAD = "outputs"
+_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_CONSTANTS = {"PyTorch": (1e-5, 0.9), "keras.applications": (1.001e-5, 0.99)}  # epsilon, momentum
+
+Arrays = dict[str, np.ndarray]
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be read or does not fit. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a file of weights, or a model, looks like: ``str()`` says it in words."""
+
+    architecture: str
+    """E.g. "ResNet-101", "AlexNet"."""
+    version: str | None
+    """"v1", "v1.5" or "v2"; None where there is one only."""
+    classes: int | None
+    """Outputs of the classifier; None without one."""
+    source: str
+    """Whose names the file has: "PyTorch" or "keras.applications"."""
+
+    def __str__(self) -> str:
+        version = f", {self.version} layout" if self.version else ""
+        classes = f"{self.classes} classes" if self.classes else "no classifier"
+        return f"{self.architecture}{version}, {classes}"
+
+
+def identify(path: str | Path) -> Published:
+    """What a file looks like: architecture, version, classes.
+
+    >>> str(identify("resnet101.safetensors"))
+    'ResNet-101, v1.5 layout, 1000 classes'
+
+    Raises WeightsError for a file that cannot be read or holds no architecture known here.
+    """
+    return _open(Path(path))[0]
+
+
+def load_weights(model: keras.Model, path: str | Path, head: bool = True) -> Published:
+    """Reads published weights into a model; see the module. Load before compiling.
+
+    Args:
+        model: of :mod:`.resnet` or :mod:`.alexnet`, of the architecture that the file holds.
+        path: a .safetensors, .npz, .h5 or .weights.h5 file.
+        head: False leaves the file's classifier out; the model's own, if any, stays as it is.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit the model; nothing is changed then.
+    """
+    path = Path(path)
+    found, arrays, origin = _open(path)
+    variables = {f"{la.name}/{v.name}": v for la in model.layers for v in la.weights}
+    mine = Published(*_looks_like({k: tuple(v.shape) for k, v in variables.items()}, model), "")
+    if not head:
+        arrays = {k: v for k, v in arrays.items() if not k.startswith(f"{_HEAD}/")}
+        variables = {k: v for k, v in variables.items() if not k.startswith(f"{_HEAD}/")}
+    _check(path, found, arrays, origin, mine, variables, head)
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.epsilon, layer.momentum = _CONSTANTS[found.source]
+    log.info("weights of %s: %s", path, found)
+    return found
+
+
+def _check(
+    path, found: Published, arrays: Arrays, origin, mine: Published, variables, head
+) -> None:
+    """Raises WeightsError where file and model differ in anything."""
+    said = f"{path} looks like {found} ({found.source}'s names); the model is {mine}"
+    if found.architecture != mine.architecture:
+        raise WeightsError(f"{said}. {_differences(arrays, origin, variables)} {_build(found)}")
+    if found.version != mine.version:
+        why = "The shapes are equal, the answers would not be"
+        if mine.version == "v2":
+            why = "The layers are others"
+        raise WeightsError(f"{said}. {why}: see epochal.models.resnet. {_build(found)}")
+    if head and found.classes != mine.classes:
+        raise WeightsError(
+            f"{said}. Build it with num_classes={found.classes}, or leave the file's classifier "
+            "out: load_weights(..., head=False), or the model option new_head=True."
+            if found.classes
+            else f"{said}. Keep the model's own: load_weights(..., head=False), or the model "
+            "option new_head=True."
+        )
+    if difference := _differences(arrays, origin, variables):
+        raise WeightsError(f"{said}, but built otherwise. {difference} {_build(found)}")
+
+
+def _build(found: Published) -> str:
+    name, _, width = found.architecture.partition(" of width ")
+    name = "alexnet-2014" if name == "AlexNet" else name.lower().replace("-", "")
+    options = {"width": int(width or 0), "version": found.version, "num_classes": found.classes}
+    given = "".join(f", {key}={value!r}" for key, value in options.items() if value)
+    return f"Build the model that fits: create_model({name!r}{given})."
+
+
+def _differences(arrays: Arrays, origin: dict[str, str], variables: dict[str, Any]) -> str:
+    """What keeps file and model apart, in words; "" where nothing does."""
+    extra = [origin[name] for name in arrays if name not in variables]
+    missing = [name for name in variables if name not in arrays]
+    other = [
+        f"{origin[name]} gives {_by(array.shape)}, the model has {_by(variables[name].shape)}"
+        for name, array in arrays.items()
+        if name in variables and array.shape != tuple(variables[name].shape)
+    ]
+    told = [
+        (extra, "of the file's arrays have no place in the model"),
+        (missing, "of the model's weights are not in the file"),
+        (other, "differ in shape"),
+    ]
+    return " ".join(f"{len(names)} {what} ({_some(names)})." for names, what in told if names)
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+# --- What it is, from names of ours and shapes ---------------------------------------------------
+
+
+def _looks_like(
+    shapes: dict[str, tuple[int, ...]], model: keras.Model | None = None
+) -> tuple[str, str | None, int | None]:
+    """(architecture, version if it is a model's, classes)."""
+    classes = shapes[f"{_HEAD}/kernel"][-1] if f"{_HEAD}/kernel" in shapes else None
+    if "fc6/kernel" in shapes:
+        return "AlexNet", None, classes
+    found = [re.fullmatch(r"stage(\d+)_(\d+)_conv(\d)/kernel", name) for name in shapes]
+    convolutions = {match.groups() for match in found if match}
+    if not convolutions or "stem_conv/kernel" not in shapes:
+        return (model.name if model else "nothing known here"), None, classes
+    width, standard = shapes["stem_conv/kernel"][-1], 64
+    if not any(stage == "4" for stage, *_ in convolutions):
+        standard = 16  # for CIFAR
+    name = f"ResNet-{len(convolutions) + 2}"
+    name += "" if width == standard else f" of width {width}"
+    return name, _version(model) if model else None, classes
+
+
+def _version(model: keras.Model) -> str | None:
+    layers = {layer.name: layer for layer in model.layers}
+    if "stage4_norm" in layers:
+        return "v2"
+    if "stage2_1_conv3" not in layers:
+        return None
+    return "v1" if layers["stage2_1_conv1"].strides[0] == 2 else "v1.5"
+
+
+# --- Files: name -> array, as they stand there ---------------------------------------------------
+
+
+def _open(path: Path) -> tuple[Published, Arrays, dict[str, str]]:
+    """(what it is, our names -> arrays as we hold them, our names -> the file's names)."""
+    stored = _read(path)
+    if "layer1.0.conv1.weight" in stored:
+        rename, source, version = _torch_resnet, "PyTorch", "v1.5"
+    elif "features.0.weight" in stored and "classifier.1.weight" in stored:
+        rename, source, version = _torch_alexnet, "PyTorch", None
+    elif "conv2_block1_1_conv/kernel" in stored:
+        rename, source, version = _keras_resnet, "keras.applications", "v1"
+    else:
+        raise WeightsError(
+            f"{path} holds no architecture known here. Its {len(stored)} arrays are called "
+            f"{_some(list(stored))}; known are the names of torchvision's and timm's ResNets, of "
+            "torchvision's AlexNet, and of keras.applications' ResNet50, 101 and 152."
+        )
+    arrays, origin, unknown = {}, {}, []
+    for name, array in stored.items():
+        ours = rename(name)
+        if ours is not None:
+            arrays[ours], origin[ours] = _float32(path, name, array), name
+        elif not name.endswith("num_batches_tracked"):
+            unknown.append(name)
+    arrays = _from_torch(arrays) if source == "PyTorch" else _without_biases(arrays)
+    architecture, _, classes = _looks_like({name: array.shape for name, array in arrays.items()})
+    if unknown:
+        raise WeightsError(
+            f"{path} has the names of a {architecture} ({source}), and {len(unknown)} more "
+            f"({_some(unknown)}): a variant that this package does not have. Take the weights of "
+            "the plain architecture."
+        )
+    if "stage1_1_conv3/kernel" not in arrays and version == "v1.5":
+        version = None  # blocks of two layers
+    return Published(architecture, version, classes, source), arrays, origin
+
+
+def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise WeightsError(
+            f"{path}: the array {name} is of type {array.dtype}, not of floating-point numbers. "
+            "Save the weights as float32."
+        )
+    return array.astype(np.float32)
+
+
+def _read(path: Path) -> Arrays:
+    if path.name.endswith(_PICKLED):
+        target = path.with_suffix(".safetensors").name
+        raise WeightsError(
+            f"{path} is a pickle, and reading one can run any code. Convert it once, where PyTorch "
+            'and safetensors are installed: python -c "import torch, safetensors.torch as s; '
+            "s.save_file({k: v.contiguous() for k, v in torch.load("
+            f"{path.name!r}, map_location='cpu', weights_only=True).items()}}, {target!r})\""
+        )
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near and not path.is_dir() else ""
+        raise WeightsError(
+            f"{path} {what}.{hint} Weights are read from local files, {', '.join(SUFFIXES)}."
+        )
+    readers: dict[str, Callable[[Path], Arrays]] = {
+        ".safetensors": _safetensors,
+        ".npz": _npz,
+        ".h5": _h5,
+    }
+    if path.suffix not in readers:
+        raise WeightsError(
+            f"{path} is of no kind that is read: {', '.join(SUFFIXES)}. Save the weights as one of "
+            "these."
+        )
+    return readers[path.suffix](path)
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path} ({path.stat().st_size:,} bytes) is no whole {kind} file: {error}. Fetch it again."
+    )
+
+
+def _safetensors(path: Path) -> Arrays:
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, "safetensors", error) from None
+    except TypeError as error:  # types that NumPy lacks
+        raise WeightsError(
+            f"{path} cannot be read into NumPy arrays ({error}). Save the weights as float32."
+        ) from None
+
+
+def _npz(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, "npz", error) from None
+
+
+def _h5(path: Path) -> Arrays:
+    """``layer/variable`` -> array, from Keras 2's files and from Keras 3's ``.weights.h5``."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if "layers" in file:
+                return _keras3(path, file["layers"])
+            return _keras2(file.get("model_weights", file))
+    except OSError as error:
+        raise _damaged(path, "HDF5", error) from None
+
+
+def _keras2(root) -> Arrays:
+    found: Arrays = {}
+
+    def take(layer: str):
+        def one(name: str, item) -> None:
+            if hasattr(item, "shape"):
+                found[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = item[()]
+
+        return one
+
+    for layer, group in root.items():
+        if hasattr(group, "visititems"):
+            group.visititems(take(layer))
+    return found
+
+
+def _keras3(path: Path, root) -> Arrays:
+    """Variables stand there by number; the layer's name is an attribute."""
+    found: Arrays = {}
+    for group in root.values():
+        variables = group.get("vars")
+        if variables is None or not len(variables):
+            continue
+        layer = variables.attrs.get("name")
+        if layer is None:
+            raise WeightsError(
+                f"{path} does not name its layers: an older Keras wrote it. Load it into its model "
+                "there and save that as .h5, or with a newer Keras."
+            )
+        norm = layer.endswith("_bn")
+        names = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
+        for number, item in variables.items():
+            found[f"{layer}/{names[int(number)]}"] = item[()]
+    return found
+
+
+# --- The names of the sources: one of theirs -> ours, or None -------------------------------------
+
+
+def _torch_resnet(name: str) -> str | None:
+    module, _, attribute = name.rpartition(".")
+    layer = {"conv1": "stem_conv", "bn1": "stem_norm", "fc": _HEAD}.get(module)
+    if match := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", module):
+        stage, block, kind, number = match.groups()
+        if kind == "downsample.":
+            part = {"0": "shortcut", "1": "shortcut_norm"}.get(number, "?")
+        else:
+            part = ("conv" if kind == "conv" else "norm") + number
+        layer = f"stage{stage}_{int(block) + 1}_{part}"
+    if layer is None:
+        return None
+    if "norm" in layer:
+        variable = _NORM.get(attribute)
+    else:
+        variable = {"weight": "kernel", "bias": "bias"}.get(attribute)
+    return f"{layer}/{variable}" if variable else None
+
+
+def _torch_alexnet(name: str) -> str | None:
+    module, _, attribute = name.rpartition(".")
+    layer = {
+        "features.0": "conv1",
+        "features.3": "conv2",
+        "features.6": "conv3",
+        "features.8": "conv4",
+        "features.10": "conv5",
+        "classifier.1": "fc6",
+        "classifier.4": "fc7",
+        "classifier.6": _HEAD,
+    }.get(module)
+    variable = {"weight": "kernel", "bias": "bias"}.get(attribute)
+    return f"{layer}/{variable}" if layer and variable else None
+
+
+def _keras_resnet(name: str) -> str | None:
+    module, _, variable = name.partition("/")
+    layer = {"conv1_conv": "stem_conv", "conv1_bn": "stem_norm"}.get(module)
+    if module in ("predictions", "probs"):
+        layer = _HEAD
+    if match := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", module):
+        stage, block, number, kind = match.groups()
+        if number == "0":
+            part = "shortcut" if kind == "conv" else "shortcut_norm"
+        else:
+            part = ("conv" if kind == "conv" else "norm") + number
+        layer = f"stage{int(stage) - 1}_{block}_{part}"
+    return f"{layer}/{variable}" if layer else None
+
+
+# --- The values of the sources -> ours ------------------------------------------------------------
+
+
+def _from_torch(arrays: Arrays) -> Arrays:
+    found = {}
+    for name, array in arrays.items():
+        if array.ndim == 4:  # [out, in, h, w]
+            array = array.transpose(2, 3, 1, 0)
+        elif array.ndim == 2:
+            array = array.T
+        found[name] = array
+    if {"conv5/kernel", "fc6/kernel"} <= found.keys():  # fc6 reads flattened maps [c, h, w]
+        kernel, channels = found["fc6/kernel"], found["conv5/kernel"].shape[-1]
+        side = math.isqrt(len(kernel) // channels)
+        if channels * side**2 == len(kernel):
+            maps = kernel.reshape(channels, side, side, -1)
+            found["fc6/kernel"] = maps.transpose(1, 2, 0, 3).reshape(kernel.shape)
+    return found
+
+
+def _without_biases(arrays: Arrays) -> Arrays:
+    """Takes each convolution's bias out of the moving mean after it; red comes first."""
+    found = dict(arrays)
+    for name in arrays:
+        layer, _, variable = name.partition("/")
+        norm = f"{layer}_norm" if layer.endswith("shortcut") else layer.replace("conv", "norm")
+        mean = f"{norm}/moving_mean"
+        if variable == "bias" and layer != _HEAD and mean in arrays:
+            found[mean] = arrays[mean] - found.pop(name)
+    if "stem_conv/kernel" in found:
+        found["stem_conv/kernel"] = found["stem_conv/kernel"][:, :, ::-1]
+    return found

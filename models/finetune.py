@@ -1,0 +1,146 @@
+"""Starting from learnt weights: features of inner layers, frozen stages, a new head.
+
+These work by the names of layers. ``epochal show resnet50`` lists them; the layers of a stage share
+the part before the first underscore: ``stem``, ``stage1``, ..., ``outputs``. A name here is that
+of a layer or of such a group.
+
+    model = create_model("resnet50", version="v1.5", weights="resnet50.safetensors")
+    maps = features(model, ["stage3", "stage4"])       # [n, 14, 14, 1024] and [n, 7, 7, 2048]
+    mine = new_head(model, num_classes=12)
+    freeze(mine, "stage3")                             # stem to stage3 stay as they are
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import keras
+
+from . import checkpoints
+
+
+def features(model: keras.Model, names: str | Sequence[str]) -> keras.Model:
+    """A model of the same layers and weights that gives inner outputs.
+
+    Args:
+        model: a functional model.
+        names: of layers, or of groups (see the module), whose last output is meant.
+
+    Returns:
+        Model from the same inputs to one output (for one name) or a list of them, each in the
+        layer's compute dtype.
+
+    Raises:
+        ValueError: a name that the model does not have; the nearest is named.
+    """
+    if isinstance(names, str):
+        outputs = _last(model, names).output
+    else:
+        outputs = [_last(model, name).output for name in names]
+    return keras.Model(model.input, outputs, name=f"{model.name}_features")
+
+
+def freeze(model: keras.Model, through: str) -> None:
+    """No longer trains the layers up to and with this one: their weights stay as they are.
+
+    Frozen batch normalisation uses and keeps its stored statistics, in training too. Compile the
+    model after this: Keras fixes what is trained in the first step.
+
+    Raises:
+        ValueError: a name that the model does not have, or its last layer's.
+    """
+    last = model.layers.index(_last(model, through))
+    if last == len(model.layers) - 1:
+        raise ValueError(
+            f"freeze={through!r} would leave nothing to train. Before the last layer come "
+            f"{', '.join(_groups(model)[:-1])}."
+        )
+    for layer in model.layers[: last + 1]:
+        layer.trainable = False
+
+
+def unfreeze(model: keras.Model, since: str | None = None) -> None:
+    """Trains all layers again, or those from the first of this name on. Compile after this.
+
+    Raises ValueError for a name that the model does not have.
+    """
+    first = 0
+    if since is not None:
+        group = [layer for layer in model.layers if _belongs(layer, since)]
+        first = model.layers.index(group[0] if group else _last(model, since))
+    for layer in model.layers[first:]:
+        layer.trainable = True
+
+
+def new_head(model: keras.Model, num_classes: int, seed: int | None = None) -> keras.Model:
+    """The same layers and weights under a new linear layer for other classes.
+
+    Args:
+        model: a model whose last layer is the linear layer ``outputs``.
+        num_classes: number of outputs.
+        seed: of the new weights, which start as the old layer's did; None draws them from
+            ``keras.utils.set_random_seed``.
+
+    Returns:
+        A model that shares all layers but the last with the old one.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    old = _last(model, "outputs")
+    config = old.get_config() | {"units": num_classes, "trainable": True}
+    if "seed" in config["kernel_initializer"]["config"]:
+        config["kernel_initializer"]["config"]["seed"] = seed
+    outputs = keras.layers.Dense.from_config(config)(old.input)
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def start_from(
+    model: keras.Model, weights: str | None, new_head: bool, through: str | None
+) -> keras.Model:
+    """What the options ``weights``, ``new_head`` and ``freeze`` of a model mean; returns the model.
+
+    Args:
+        model: just built.
+        weights: a file of published weights, see :mod:`.checkpoints`; None for none.
+        new_head: leave the file's classifier out.
+        through: the last layer or group to freeze; None for none.
+
+    Raises:
+        ValueError: weights that do not fit, or options that make no sense together.
+    """
+    if new_head and weights is None:
+        raise ValueError("new_head leaves a file's classifier out: give `weights` with it.")
+    if weights is not None:
+        has_head = any(layer.name == "outputs" for layer in model.layers)
+        checkpoints.load_weights(model, weights, head=has_head and not new_head)
+    if through is not None:
+        freeze(model, through)
+    return model
+
+
+def _belongs(layer: keras.Layer, group: str) -> bool:
+    return layer.name == group or layer.name.split("_")[0] == group
+
+
+def _groups(model: keras.Model) -> list[str]:
+    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return list(dict.fromkeys(name.split("_")[0] for name in names))
+
+
+def _last(model: keras.Model, name: str) -> keras.Layer:
+    """The layer of this name, or the last of this group: Keras keeps layers in graph order."""
+    for layer in reversed(model.layers):
+        if layer.name == name:
+            return layer
+    for layer in reversed(model.layers):
+        if _belongs(layer, name):
+            return layer
+    groups = _groups(model)
+    near = difflib.get_close_matches(name, [*groups, *(la.name for la in model.layers)], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"The model {model.name!r} has no layer or group {name!r}.{hint} Its groups are "
+        f"{', '.join(groups)}."
+    )
