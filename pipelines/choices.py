@@ -11,7 +11,9 @@ from .recipe import Choice, Recipe, RecipeError
 
 # Arguments that the pipeline supplies: a recipe does not set them.
 _SUPPLIED = {
-    "models": {"input_shape", "num_classes", "capacity", "task", "name", "dtype"},
+    "models": {
+        "input_shape", "num_classes", "include_top", "capacity", "task", "name", "dtype"
+    },
     "losses": {"name", "reduction", "dtype"},
     "optimizers": {
         "name", "weight_decay", "weight_decay_exclude", "clipnorm", "clipvalue",
@@ -87,7 +89,7 @@ def build_model(recipe: Recipe, dataset, loss):
     known = {
         "input_shape": dataset.input_shape,
         "num_classes": loss.num_outputs(dataset.num_targets),
-        "capacity": dataset.sizes["train"],
+        "capacity": dataset.sizes.get("train", 0),
         "task": dataset.task,
     }
     takes = inspect.signature(factory).parameters

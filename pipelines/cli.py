@@ -80,10 +80,10 @@ def show(
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
 ) -> None:
-    """Show a recipe, a model (the table for running it in one's head), or a run.
+    """Show a recipe, a model (the table for running it in one's head), a run, a file of weights.
 
     Args:
-        name: a recipe, a recipe's JSON file, a model, or a run directory.
+        name: a recipe, a recipe's JSON file, a model, a run directory, or a file of weights.
         keys: list every key of the recipe with its type, value and meaning.
         input_shape: model: shape of one example, e.g. 32 32 3.
         num_classes: model: width of its output.
@@ -98,6 +98,9 @@ def show(
     elif name in list_recipes() or name.endswith(".json"):
         recipe = _recipe(name, overrides)
         show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
+    elif Path(name).is_file():
+        _load_tensorflow()
+        show_module.show_weights(name, console, as_json=json)
     else:
         _load_tensorflow()
         show_module.show_model(

@@ -76,6 +76,8 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
         raise RunError(
             f"The data of {run.path} have no split {split!r}; there are "
             f"{', '.join(dataset.sizes)}. Choose one of these."
+            if dataset.sizes
+            else f"The data of {run.path}, {run.recipe.data.source}, have no examples to measure."
         )
     result, predictions = measure(run.model, run.loss, dataset, split)
     write_json(run.path / f"evaluation-{split}.json", result)

@@ -22,6 +22,7 @@ from .run import Run
 from .served import Served
 
 BATCH = 256
+TOP = 5
 _STDIN = "-"
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
@@ -42,7 +43,9 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
 
     Returns:
         Each a dict of JSON-able values. ``input`` (a path, or the row's number from 1) and for
-        classification ``label``, ``class_id``, ``probability``, ``probabilities`` {label: p}; for
+        classification ``label``, ``class_id``, ``probability``, ``probabilities`` {label: p}, and
+        with more than ten classes ``top5``, the most probable first: [{"label", "class_id",
+        "probability"}]; for
         regression ``prediction`` and, where the model has them, ``stddev``, ``quantiles``; for KNN
         also ``neighbors``, nearest first: [{"id": position in the order of storing, "distance"}].
 
@@ -114,6 +117,16 @@ def _answer(name: Any, found: dict[str, np.ndarray], classes: list[str]) -> dict
             "probability": float(found["probabilities"][chosen]),
             "probabilities": dict(zip(classes, found["probabilities"].tolist(), strict=True)),
         }
+        if len(classes) > 2 * TOP:
+            best = np.argsort(-found["probabilities"], kind="stable")[:TOP]
+            answer["top5"] = [
+                {
+                    "label": classes[i],
+                    "class_id": int(i),
+                    "probability": float(found["probabilities"][i]),
+                }
+                for i in best
+            ]
     else:
         plain = ("prediction", "stddev", "quantiles")
         answer |= {key: found[key].tolist() for key in plain if key in found}

@@ -78,8 +78,8 @@ class Data(_Strict):
 
     source: str
     """Where the examples come from: builtin:NAME, tfds:NAME[/CONFIG], folder:PATH, images:PATH,
-    csv:PATH, or `python` for arrays given to `train`. `@name` in place of a path is a set of the
-    catalogue."""
+    csv:PATH, or `python` for arrays given to `train`; labels:PATH has names of classes and no
+    examples. `@name` in place of a path is a set of the catalogue."""
     ops: str = ""
     """Preprocessing as a chain, e.g. "random_crop(32, padding=4)|flip_lr|standardize". Random ops
     act in training; in evaluation and serving each takes its documented deterministic form."""
@@ -154,8 +154,9 @@ class Algorithm(_Strict):
     schedule: Choice = Choice(name="constant")
     """How the learning rate goes over the optimizer steps; the optimizer's learning_rate is the
     peak."""
-    epochs: Count | None = None
-    """Passes over the training split (exactly one of epochs and steps)."""
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    """Passes over the training split (exactly one of epochs and steps). 0: no training; the weights
+    stay as they start, e.g. those of a file (model.weights)."""
     steps: Count | None = None
     """Optimizer steps (exactly one of epochs and steps)."""
     steps_per_epoch: Count | None = None

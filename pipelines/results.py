@@ -16,7 +16,11 @@ def summary(run, console: Console) -> None:
     console.print(
         f"stopped: {metrics['stop_reason']}"
         + (f"; best epoch {metrics['best_epoch']}" if metrics.get("best_epoch") else "")
-        + f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s",
+        + (
+            f"; {metrics['wall_seconds']:.0f} s, {metrics['examples_per_second']:,.0f} examples/s"
+            if metrics["epochs"]
+            else ""
+        ),
         highlight=False,
         soft_wrap=True,
     )
@@ -45,9 +49,12 @@ def _interval(metric: dict[str, float | None] | None) -> str:
 
 
 def answer(values: dict[str, Any]) -> str:
-    """One prediction as a line; lists are left to --json."""
-    return "  ".join(
+    """One prediction as a line, with the five best of many classes below it; other lists and the
+    probabilities of all classes are left to --json."""
+    line = "  ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
         if not isinstance(value, list | dict)
     )
+    best = [f"  {one['probability']:.4f}  {one['label']}" for one in values.get("top5", ())]
+    return "\n".join([line, *best])

@@ -155,13 +155,15 @@ def examples(
 
     Returns:
         ({input of the signature: [n, ...]}, x [n, ...]). Where the data cannot be opened any more,
-        made-up rows and None.
+        or have no examples, made-up rows and None.
     """
     names = input_names(run.preprocess.raw_signature())
     try:
         dataset = load(run.recipe.data, data)
     except SourceError as error:
         log.warning("the data of %s cannot be opened, example rows are made up: %s", run, error)
+        return _made_up(run.preprocess, names, count), None
+    if not dataset.sizes:
         return _made_up(run.preprocess, names, count), None
     split = "validation" if "validation" in dataset.sizes else "train"
     count = min(count, dataset.sizes[split])

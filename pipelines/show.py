@@ -161,6 +161,17 @@ def show_model(
     console.print(summary.to_text(), highlight=False, markup=False, soft_wrap=True)
 
 
+def show_weights(path: str, console: Console, *, as_json: bool) -> None:
+    """What a file of published weights looks like."""
+    from ..models.checkpoints import identify
+
+    found = identify(path)
+    if as_json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+    else:
+        console.print(f"{path}: {found} ({found.source}'s names)", highlight=False, soft_wrap=True)
+
+
 def show_run(path: str, console: Console, *, as_json: bool) -> None:
     """A run's outcome: the model card where it is finished, else how far it has come."""
     from .run import Run

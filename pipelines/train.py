@@ -99,16 +99,22 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
             f"{recipe.loss.name!r} needs whole ones, classes or counts. Leave them out, or choose "
             "another loss."
         )
+    if "train" not in dataset.sizes and recipe.algorithm.epochs != 0:
+        raise RecipeError(
+            f"{recipe.data.source} has names of classes and no examples to train on. With "
+            "--algorithm.epochs 0 the weights are taken as they are."
+        )
     plan = Plan(recipe, dataset.steps_per_epoch)
     model = choices.build_model(recipe, dataset, loss)
     model.compile(
-        optimizer=build_optimizer(recipe, plan.steps),
+        optimizer=build_optimizer(recipe, max(plan.steps, 1)),
         loss=loss,
         metrics=choices.build_metrics(dataset, loss),
         jit_compile=recipe.algorithm.jit,
         steps_per_execution=recipe.algorithm.steps_per_execution,
     )
-    _make_variables(model, dataset, recipe.seed)
+    if plan.steps:
+        _make_variables(model, dataset, recipe.seed)
 
     early = early_stopping(recipe, plan, dataset, loss)
     divergence = model_callbacks.StopOnDivergence()
@@ -118,6 +124,8 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     start_epoch = recorder.restore(model)
     if start_epoch == 0:
         run.write_json(directory / "dataset.json", dataset.describe())
+    if plan.steps == 0:
+        return _finish(recipe, directory, dataset, model, loss, plan, early, divergence, recorder)
     last = [plan.last_step_callback()] if plan.partial else []
     swap = [model_callbacks.SwapEMA()] if recipe.algorithm.ema else []
     validation = dataset.split("validation") if "validation" in dataset.sizes else None
@@ -200,8 +208,8 @@ class Plan:
             self.steps_per_epoch = -(-steps_in_a_pass // group) * group
         self.steps = algorithm.steps or algorithm.epochs * self.steps_per_epoch
         self.steps_per_epoch = min(self.steps_per_epoch, self.steps)
-        self.epochs = -(-self.steps // self.steps_per_epoch)
-        self.partial = self.steps % self.steps_per_epoch != 0
+        self.epochs = -(-self.steps // self.steps_per_epoch) if self.steps else 0
+        self.partial = self.epochs * self.steps_per_epoch != self.steps
         for name, value in (("steps_per_epoch", self.steps_per_epoch), ("steps", self.steps)):
             if value % group:
                 raise RecipeError(
@@ -269,7 +277,7 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
     """Stops if the recipe says so; finds and keeps the best epoch in any case where one is."""
     settings = recipe.algorithm.early_stopping
     if settings is None:
-        if plan.epochs == 1 or "validation" not in dataset.sizes:
+        if plan.epochs <= 1 or "validation" not in dataset.sizes:
             return None
         return model_callbacks.EarlyStopping("val_loss", patience=plan.epochs)
     _check_recorded("algorithm.early_stopping.monitor", settings.monitor, dataset, loss)
@@ -281,6 +289,8 @@ def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:
         return f"diverged: {divergence.reason}"
     if early is not None and early.reason:
         return f"early stopping: {early.reason}"
+    if plan.steps == 0:
+        return "no training asked for: the weights are those at the start"
     if epochs < plan.epochs:
         return f"stopped by a callback after {epochs} of {plan.epochs} epochs"
     return f"all {plan.steps} steps done" if plan.partial else f"all {epochs} epochs done"
@@ -322,12 +332,14 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
         f"- algorithm: `{recipe.algorithm.optimizer}`, schedule `{recipe.algorithm.schedule}`, "
         f"batch size {recipe.data.batch_size}",
         f"- seed: {recipe.seed}",
-        f"- stopped: {summary['stop_reason']}; best epoch {summary['best_epoch']}",
+        f"- stopped: {summary['stop_reason']}"
+        + (f"; best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""),
         "",
-        "| metric | validation | test (95% interval) |",
-        "|---|---|---|",
     ]
-    for name in summary.get("test", summary.get("validation", {})):
+    measured = summary.get("test", summary.get("validation", {}))
+    if measured:
+        lines += ["| metric | validation | test (95% interval) |", "|---|---|---|"]
+    for name in measured:
         cells = [
             "" if (m := summary.get(split, {}).get(name)) is None else _cell(m)
             for split in ("validation", "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .source import Records, Rows, Source, SourceError, open_source, require_fin
 from .splits import carve
 from .stream import deterministic, parallel
 
-_KIND_OF_SCHEME = {"folder": "image", "images": "image", "csv": "columns"}
+_KIND_OF_SCHEME = {"folder": "image", "images": "image", "labels": "image", "csv": "columns"}
 
 
 class Dataset:
@@ -28,7 +29,7 @@ class Dataset:
         task: "classification", "regression" or "unlabelled".
         kind: "image", "features" or "columns".
         classes: names by class id; () unless classification.
-        sizes: split -> number of examples.
+        sizes: split -> number of examples; empty where the source only names classes.
         num_targets: number of classes; 1 for regression, 0 without labels.
         target_scale: (mean, standard deviation) that training targets are standardised by, in the
             target's units; (0, 1) where they are not.
@@ -62,7 +63,7 @@ class Dataset:
         self.mixes = data.mixup is not None or data.cutmix is not None
         self._check_mixing()
         self.num_targets = {"classification": len(self.classes), "regression": 1}.get(self.task, 0)
-        self.steps_per_epoch = math.ceil(self.sizes["train"] / data.batch_size)
+        self.steps_per_epoch = math.ceil(self.sizes.get("train", 0) / data.batch_size)
 
     def train(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
         """The unbounded stream of full training batches (x, y), from ``start_step`` on.
@@ -127,6 +128,8 @@ class Dataset:
 
     def _examples(self, count: int):
         """The training examples through the first ``count`` ops; see Preprocess.fit."""
+        if not self._indices:
+            return _no_examples(self._data)
         reader, rows = self._find("train")
         if self.kind == "image":
             return reader.split(rows, 256, count).as_numpy_iterator()
@@ -222,8 +225,19 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     return Dataset(data, open_source(data, arrays))
 
 
+def _no_examples(data: Data) -> Iterator:
+    """Refuses as soon as an op asks for an example: one that was told its numbers does not."""
+    raise SourceError(
+        f"An op of {data.ops!r} learns from the training examples, and {data.source} has none. "
+        "Give it its numbers, e.g. standardize(mean=(0.5,), std=(0.25,))."
+    )
+    yield  # what makes it a generator
+
+
 def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np.ndarray]]:
     """Split -> (split of the source it comes from, row numbers)."""
+    if not source.splits:
+        return {}
     train = source.splits["train"]
     labels = train.target if isinstance(train, Rows) and source.task == "classification" else None
     carved = carve(
@@ -244,6 +258,8 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
 
 def _inputs(source: Source) -> dict[str, Any]:
     """What :class:`Preprocess` needs to know about raw examples."""
+    if not source.splits:
+        return dict(source.about["image"])
     train = source.splits["train"]
     if isinstance(train, Records):
         height, width, channels = train.shape

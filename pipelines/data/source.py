@@ -24,6 +24,7 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
     "tfds": ("tfds", "open_tfds", "NAME or NAME/CONFIG of a prepared TensorFlow Datasets set"),
     "folder": ("images", "open_folder", "PATH of class folders, or of train/ and test/ with them"),
     "images": ("images", "open_images", "PATH of images without labels, at any depth"),
+    "labels": ("labels", "open_labels", "PATH of a text file with a class a line, or their number"),
     "csv": ("table", "open_table", "PATH of a CSV file, or @NAME of the catalogue"),
 }
 
@@ -87,7 +88,8 @@ class Source:
         kind: what an example is.
         task: what its target is.
         classes: names in the order of the class ids; () for regression.
-        splits: "train" always, "validation" and "test" where the source defines them.
+        splits: "train", "validation" and "test" where the source defines them; none where it only
+            names classes.
         target_name: what is predicted, e.g. the column's name.
         about: JSON-able facts: origin, licence, fingerprint (SHA-256), columns, skipped files.
         in_time: the rows follow each other in time, so that a random split would put neighbours

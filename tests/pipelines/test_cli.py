@@ -89,7 +89,7 @@ def test_show_run_and_model_and_keys(run_dir, capsys):
         (["train", "mlp-digts"], 1, "Did you mean 'mlp-digits'"),
         (["train", "mlp-digits", "--algorithm.epocs", "3"], 1, "algorithm.epochs"),
         (["train", "mlp-digits", "--algorithm.epochs"], 2, "needs a value"),
-        (["train", "mlp-digits", "--algorithm.epochs", "0"], 1, "`algorithm.epochs`"),
+        (["train", "mlp-digits", "--algorithm.epochs", "-1"], 1, "`algorithm.epochs`"),
         (["train", "mlp-digits", "--data.ops", "standardise"], 1, "Did you mean 'standardize'"),
         (["train", "mlp-digits", "--data.source", "builtin:digit"], 1, "digits"),
         (["train", "mlp-digits", "--data.source", "csv:/no/such.csv",
