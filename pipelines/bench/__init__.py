@@ -44,6 +44,7 @@ class Row:
 _XLA = ({"jit": False}, {"jit": True})
 _FIT = ("ours", "bare fit")
 _RESNET = ("ours", "stock Keras layers")
+_RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "matrix products")
 _KNN = ("ours", "faiss", "scikit-learn")
 _NET = {"net": "resnet20"}
 _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
@@ -72,9 +73,14 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
         "a training step of ResNet-20, batch 128, against the same net of stock Keras layers",
         (
             Row("batch 128, 32x32x3, f32", "resnet20", _RESNET, _F32, _XLA),
-            Row(
-                "batch 128, 32x32x3, bf16", "resnet20", _RESNET, {"policy": "mixed_bfloat16"}, _XLA
-            ),
+            Row("batch 128, 32x32x3, bf16", "resnet20", _RESNET, _BF16, _XLA),
+        ),
+    ),
+    "resnet50": (
+        "a training step of ResNet-50, batch 8, 224x224, against Keras's, PyTorch's and the limit",
+        (
+            Row("batch 8, 224x224x3, f32", "resnet50", _RESNET50, _F32),
+            Row("batch 8, 224x224x3, bf16", "resnet50", _RESNET50, _BF16),
         ),
     ),
 }

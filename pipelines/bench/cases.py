@@ -16,88 +16,7 @@ from typing import Any
 import numpy as np
 
 from .input import input_images
-
-
-def _need(module: str):
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError:
-        raise SystemExit(f"this side needs {module!r}: pip install 'epochal[bench]'") from None
-
-
-def _clock() -> tuple[Any, list[float]]:
-    """A callback and the list of seconds it fills: each epoch up to its last training step."""
-    import keras
-
-    seconds: list[float] = []
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.began = time.perf_counter()
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.ended = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            seconds.append(self.ended - self.began)
-
-    return Clock(), seconds
-
-
-def _steps_per_second(model, dataset, *, steps: int, epochs: int) -> float:
-    """The median rate over epochs of ``fit``, the first one left out."""
-    clock, seconds = _clock()
-    model.fit(
-        dataset, steps_per_epoch=steps, epochs=epochs, callbacks=[clock], verbose=0, shuffle=False
-    )
-    return steps / statistics.median(seconds[1:])
-
-
-def resnet20(side: str, *, policy: str, jit: bool, quick: bool) -> dict[str, Any]:
-    """Training steps of ResNet-20 on random 32x32x3 images, batch 128."""
-    import keras
-    import tensorflow as tf
-
-    from ...models import create_model, losses
-
-    keras.config.set_dtype_policy(policy)
-    build = create_model if side == "ours" else _stock_resnet20
-    model = build("resnet20", input_shape=(32, 32, 3), num_classes=10)
-    # The same optimizer and loss on both sides: the layers are what differs.
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), losses.CrossEntropy(), jit_compile=jit)
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.normal(size=(128, 32, 32, 3)).astype("float32"))
-    y = tf.constant(rng.integers(0, 10, 128))
-    data = tf.data.Dataset.from_tensors((x, y)).repeat().prefetch(2)
-    rate = _steps_per_second(model, data, steps=5 if quick else 15, epochs=2 if quick else 4)
-    return {"rate": rate * 128, "unit": "images/s"}
-
-
-def _stock_resnet20(name: str, input_shape, num_classes: int):
-    """The same net as a Keras user writes it: Conv2D, BatchNormalization, Activation."""
-    import keras
-    from keras import layers, ops
-
-    def unit(x, width, stride):
-        convolve = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
-        y = layers.Conv2D(width, 3, stride, **convolve)(x)
-        y = layers.Activation("relu")(layers.BatchNormalization()(y))
-        y = layers.BatchNormalization()(layers.Conv2D(width, 3, 1, **convolve)(y))
-        if stride > 1 or x.shape[-1] != width:
-            x = x[:, ::stride, ::stride]
-            x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, width - x.shape[-1]]])
-        return layers.Activation("relu")(layers.Add()([x, y]))
-
-    inputs = keras.Input(input_shape)
-    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(inputs)
-    x = layers.Activation("relu")(layers.BatchNormalization()(x))
-    for width in (16, 32, 64):
-        for block in range(3):
-            x = unit(x, width, 2 if block == 0 and width > 16 else 1)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(num_classes, dtype="float32")(x), name=name)
+from .nets import clock, need, resnet20, resnet50
 
 
 def knn(side: str, *, quick: bool, data: str = "noise") -> dict[str, Any]:
@@ -132,7 +51,7 @@ def knn(side: str, *, quick: bool, data: str = "noise") -> dict[str, Any]:
         def ask():
             return search(batch)[0].numpy()
     elif side == "faiss":
-        index = _need("faiss").IndexFlatL2(784)
+        index = need("faiss").IndexFlatL2(784)
         index.add(memory)
 
         def ask():
@@ -204,10 +123,10 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
         ours = [*stateful, TensorBoard(Path(directory)), recorder]
         for epoch in range(2 * pairs + 2):
             name = "bare fit" if epoch % 2 else "ours"
-            clock, found = _clock()
+            callback, found = clock()
             network.fit(
                 stream, initial_epoch=epoch, epochs=epoch + 1,
-                steps_per_epoch=steps, callbacks=[*(ours if name == "ours" else []), clock],
+                steps_per_epoch=steps, callbacks=[*(ours if name == "ours" else []), callback],
                 verbose=0, shuffle=False,
             )  # fmt: skip
             seconds[name] += found
@@ -215,7 +134,13 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
     return {"rates": rates, "unit": "steps/s"}
 
 
-CASES = {"resnet20": resnet20, "knn": knn, "train_loop": train_loop, "input": input_images}
+CASES = {
+    "input": input_images,
+    "knn": knn,
+    "resnet20": resnet20,
+    "resnet50": resnet50,
+    "train_loop": train_loop,
+}
 
 
 def main(text: str) -> None:
