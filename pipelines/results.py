@@ -27,7 +27,8 @@ def summary(run, console: Console) -> None:
     splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
     if splits:
         console.print(metrics_table(splits))
-    console.print(f"run: {run.path}   plots: {run.path / 'plots'}", highlight=False, soft_wrap=True)
+    plots = f"   plots: {run.path / 'plots'}" if (run.path / "plots").is_dir() else ""
+    console.print(f"run: {run.path}{plots}", highlight=False, soft_wrap=True)
 
 
 def metrics_table(splits: dict[str, dict[str, dict[str, float | None]]]) -> Table:

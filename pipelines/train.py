@@ -320,7 +320,7 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
     lines = [f"# {recipe.name}", ""]
     lines += [
         f"- data: `{recipe.data.source}` ("
-        + ", ".join(f"{n:,} {split}" for split, n in dataset.sizes.items())
+        + (", ".join(f"{n:,} {split}" for split, n in dataset.sizes.items()) or "no examples")
         + f"), ops `{recipe.data.ops or 'none'}`"
         + "".join(
             f", {name} {value:g} a {recipe.data.mix_per}"
@@ -330,7 +330,9 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
         f"- model: `{recipe.model}`, {summary['parameters']:,} trainable parameters",
         f"- loss: `{recipe.loss}`",
         f"- algorithm: `{recipe.algorithm.optimizer}`, schedule `{recipe.algorithm.schedule}`, "
-        f"batch size {recipe.data.batch_size}",
+        f"batch size {recipe.data.batch_size}"
+        if summary["epochs"]
+        else "- algorithm: none",
         f"- seed: {recipe.seed}",
         f"- stopped: {summary['stop_reason']}"
         + (f"; best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""),
@@ -345,11 +347,11 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
             for split in ("validation", "test")
         ]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items())]
+    lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items()), ""]
+    if measured:
+        lines += ["The test split was used once, after training.", ""]
     lines += [
-        "",
-        "The test split was used once, after training. Commands: `epochal evaluate DIR`, "
-        "`epochal predict DIR INPUT...`, `epochal export DIR`.",
+        "Commands: `epochal evaluate DIR`, `epochal predict DIR INPUT...`, `epochal export DIR`.",
         "",
     ]
     return "\n".join(lines)

@@ -133,7 +133,10 @@ def test_a_run_without_training_predicts_exports_and_says_what_it_lacks(small, t
     assert export(run).is_dir()  # checked in a process with TensorFlow alone
     with pytest.raises(RunError, match="labels:.*have no examples to measure"):
         evaluate(run)
-    assert "| metric |" not in (run.path / "README.md").read_text()
+    card = (run.path / "README.md").read_text()
+    assert "(no examples)" in card
+    assert "test split" not in card
+    assert "| metric |" not in card
 
 
 def test_zero_epochs_on_labelled_images_measure_the_weights(small, tmp_path):

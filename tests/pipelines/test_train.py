@@ -262,3 +262,25 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert len(about["history"]) == 3
     resumed = train(recipe(), tmp_path / "run", data=blobs())
     assert resumed.history == train(recipe(), tmp_path / "whole", data=blobs()).history
+
+
+@pytest.mark.slow
+def test_drop_path_and_frozen_layers_resume_bit_equal(tmp_path):
+    """What stochastic depth draws is restored, and so is which layers train."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    x = np.random.default_rng(0).integers(0, 256, (96, 32, 32, 3)).astype("uint8")
+    options = {"data": (x, np.arange(96) % 3)}
+    chosen = {"name": "resnet18", "width": 2, "drop_path": 0.5, "freeze": "stage1"}
+    residual = recipe(model=chosen, data={"ops": "flip_lr|scale"}, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(residual, tmp_path / "run", callbacks=[Stop()], **options)
+    resumed = train(residual, tmp_path / "run", **options)
+    whole = train(residual, tmp_path / "whole", **options)
+    assert resumed.history == whole.history
+    for a, b in zip(whole.model.variables, resumed.model.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
