@@ -40,8 +40,6 @@ def photos(place: Path, count: int) -> None:
         photo = photos[number % 2]
         scale = rng.uniform(0.9, 1.6)  # parts of different sharpness, so files of different sizes
         width, height = round(500 / scale), round(375 / scale)
-        if width > photo.width or height > photo.height:
-            width, height = 500, 375
         left = rng.integers(photo.width - width + 1)
         top = rng.integers(photo.height - height + 1)
         part = photo.resize((500, 375), box=(left, top, left + width, top + height))

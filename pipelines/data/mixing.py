@@ -9,7 +9,6 @@ any step is the stream from the beginning at that step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import tensorflow as tf
 
@@ -40,24 +39,24 @@ def mixer(data: Data, num_classes: int, seed: int) -> Mix:
         rows = tf.range(n if data.mix_per == "example" else 1, dtype=tf.int64)
         draws = Draws(seed, tf.zeros_like(rows) + step, rows)
 
-        def by(form, alpha, place):
-            rng = draws.at(place)  # of its own, whether or not the other form is traced
-            return partial(form, x, y, partner, beta(alpha, rng), rng)
+        # Each form has draws of its own, whether or not the other one is traced.
+        def by_mixup():
+            return mixup(x, y, partner, beta(data.mixup, draws.at(MIXING)))
+
+        def by_cutmix():
+            rng = draws.at(MIXING + 1)
+            return cutmix(x, y, partner, beta(data.cutmix, rng), rng)
 
         if data.cutmix is None:
-            return by(mixup, data.mixup, MIXING)()
+            return by_mixup()
         if data.mixup is None:
-            return by(cutmix, data.cutmix, MIXING + 1)()
-        return tf.cond(
-            draws.at(MIXING + 2).uniform()[0] < 0.5,
-            by(mixup, data.mixup, MIXING),
-            by(cutmix, data.cutmix, MIXING + 1),
-        )
+            return by_cutmix()
+        return tf.cond(draws.at(MIXING + 2).uniform()[0] < 0.5, by_mixup, by_cutmix)
 
     return mix
 
 
-def mixup(x, y, partner, share, rng=None):
+def mixup(x, y, partner, share):
     """Both averaged: share * own + (1 - share) * partner's (Zhang et al. 2018, arXiv:1710.09412,
     section 2). ``share`` is [1] or [n]."""
     return tuple(_average(values, tf.gather(values, partner), share) for values in (x, y))

@@ -169,12 +169,8 @@ def blobs(classes=2, n=240):
     return rng.normal(size=(n, 4)).astype("float32") + 3 * np.eye(4, dtype="float32")[y], y
 
 
-@pytest.mark.parametrize(
-    "loss",
-    ["cross-entropy(label_smoothing=0.1)", "binary-cross-entropy"],
-)
-def test_classes_are_learnt_from_shares(loss, tmp_path):
-    run = train(recipe(loss=loss), tmp_path / "run", data=blobs())
+def test_two_classes_are_learnt_from_shares(tmp_path):
+    run = train(recipe(loss="binary-cross-entropy"), tmp_path / "run", data=blobs())
     assert run.metrics["validation"]["accuracy"]["value"] > 0.9
     assert 0.6 < run.history[-1]["accuracy"] <= 1
     assert ", mixup 0.4 a batch" in (run.path / "README.md").read_text()

@@ -7,7 +7,7 @@ import tensorflow as tf
 from . import op
 from .image import Areas, Ratios, Share, Size, one_by_one, require_uint8
 
-_TRIES = 15
+_TRIES = 50
 
 
 @op("image", random=True)
@@ -34,7 +34,7 @@ def random_erasing(
     """Fills a random rectangle with noise (Zhong et al. 2017, arXiv:1708.04896, algorithm 1).
 
     Its area is a share of the image's, uniform in ``area``, its height / width uniform in
-    ``ratio``, its corner uniform in the image; the first of fifteen rectangles that lies inside
+    ``ratio``, its corner uniform in the image; the first of fifty rectangles that lies inside
     counts (the paper tries for ever). Evaluation: the image as it is.
 
     Args:

@@ -61,8 +61,8 @@ def resize_shorter(images: tf.Tensor, size: Size) -> tf.Tensor:
     height, width = have if have.is_fully_defined() else tf.unstack(tf.shape(images)[1:3])
     shorter = min(height, width) if have.is_fully_defined() else tf.minimum(height, width)
     # whole numbers, rounded half up: the same in Python and in TensorFlow
-    return _resized(images, *((2 * size * side + shorter) // (2 * shorter)
-                              for side in (height, width)))  # fmt: skip
+    sides = [(2 * size * side + shorter) // (2 * shorter) for side in (height, width)]
+    return _resized(images, *sides)
 
 
 @op("image", sets_size=True)
