@@ -122,6 +122,20 @@ def test_intervals_cover_the_truth_and_are_seeded():
     assert once == again
 
 
+def test_the_calibration_error_lies_within_its_interval():
+    """Resampling raises it: the plain percentiles of a calibrated model lie above its value."""
+    draw = np.random.default_rng(0)
+    p = draw.uniform(0.5, 1.0, 600)
+    target = (draw.random(600) > p).astype(int)
+    statistic = classification(target, np.stack([p, 1 - p], axis=1))
+    found = intervals(statistic, 600)["calibration_error"]
+    resamples = statistic(draw.integers(0, 600, (1_000, 600)))["calibration_error"]
+    assert resamples.mean() > found["value"] + 0.005
+    assert 0 <= found["low"] < found["value"] < found["high"]
+    width = np.subtract(*np.percentile(resamples, [97.5, 2.5]))
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.2)
+
+
 def test_resamples_are_drawn_in_bounded_batches():
     most = 0
 
