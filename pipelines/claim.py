@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe
 from .run import Run, RunError, write_atomic
 
 
@@ -73,7 +73,7 @@ def _default_directories(recipe: Recipe) -> Iterator[Path]:
     last = max(numbers, default=0)
     if last:
         directory = root / f"{recipe.name}-{last}"
-        with contextlib.suppress(RunError, RecipeError):
+        with contextlib.suppress(RunError):
             found = Run(directory)
             if not found.finished and found.recipe == recipe:
                 yield directory
@@ -124,11 +124,7 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
 
 def check_same_recipe(path: Path, recipe: Recipe) -> None:
     """Raises RunError, showing the difference, where ``path`` holds a run of another recipe."""
-    try:
-        old = Run(path).recipe
-    except RecipeError as error:
-        raise RunError(f"{path}/recipe.json cannot be read: {error}") from None
-    if differences := recipe_differences(old, recipe):
+    if differences := recipe_differences(Run(path).recipe, recipe):
         raise RunError(
             f"{path} holds a run of another recipe. It differs in "
             + "; ".join(differences)

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -29,6 +29,10 @@ from . import listing, results
 from .recipe import Recipe, RecipeError, keys, override
 
 Positional = tyro.conf.Positional
+# What help and errors call an argument, in place of its type.
+RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 _KINDS = ("models", "recipes", "data", "ops", "losses", "optimizers", "schedules")
 
 
@@ -40,7 +44,7 @@ def list_(
     what: Positional[
         Literal["models", "recipes", "data", "ops", "losses", "optimizers", "schedules"]
     ] = "recipes",
-    pattern: Positional[str] = "*",
+    pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*",
     /,
     *,
     json: bool = False,
@@ -71,12 +75,12 @@ def list_(
 
 
 def show(
-    name: Positional[str],
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE|MODEL|RUN")],
     /,
     *,
     keys: bool = False,
-    input_shape: tuple[int, ...] | None = None,
-    num_classes: int | None = None,
+    input_shape: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="SIZE...")] = None,
+    num_classes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
 ) -> None:
@@ -84,19 +88,32 @@ def show(
 
     Args:
         name: a recipe, a recipe's JSON file, a model, a run directory, or a file of weights.
-        keys: list every key of the recipe with its type, value and meaning.
+        keys: recipe or run: list every key with its type, value and meaning.
         input_shape: model: shape of one example, e.g. 32 32 3.
         num_classes: model: width of its output.
         json: print JSON.
     """
+    from ..models import list_models
     from . import show as show_module
     from .recipes import list_recipes
+    from .run import Run
 
     console = _console()
-    if Path(name).is_dir():
+    known = name in (*list_recipes(), *list_models())
+    is_run = Path(name, "recipe.json").is_file() or (Path(name).is_dir() and not known)
+    is_recipe = not is_run and (name in list_recipes() or name.endswith(".json"))
+    if (is_run or is_recipe) and (input_shape or num_classes):
+        raise UsageError("--input-shape and --num-classes are for models")
+    if is_run and overrides:
+        raise UsageError(f"--{next(iter(overrides))}: a run's recipe stays as it is")
+    if not (is_run or is_recipe) and keys:
+        raise UsageError("--keys is for recipes and runs")
+    if is_run and not keys:
         show_module.show_run(name, console, as_json=json)
-    elif name in list_recipes() or name.endswith(".json"):
-        recipe = _recipe(name, overrides)
+    elif is_run or is_recipe:
+        if keys:  # the options of each choice stand in its code
+            _load_tensorflow()
+        recipe = Run(name).recipe if is_run else _recipe(name, overrides)
         show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
     elif Path(name).is_file():
         _load_tensorflow()
@@ -110,10 +127,10 @@ def show(
 
 
 def train(
-    recipe: Positional[str],
+    recipe: RecipeName,
     /,
     *,
-    run_dir: Path | None = None,
+    run_dir: Directory = None,
     allow_differences: bool = False,
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
@@ -145,9 +162,9 @@ def train(
         results.summary(run, console)
 
 
-def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "train"] = "test",
+def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] = "test",
              json: bool = False) -> None:  # fmt: skip
-    """Measure a run on a split, with 95% intervals and plots.
+    """Measure a run on a split, with 95% intervals and pictures.
 
     Args:
         run: a run directory.
@@ -156,8 +173,9 @@ def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "t
     """
     _load_tensorflow()
     from .evaluate import evaluate as evaluate_
+    from .run import plain
 
-    result = evaluate_(run, split)
+    result = plain(evaluate_(run, split))
     if json:
         _print_json(result)
         return
@@ -167,8 +185,16 @@ def evaluate(run: Positional[str], /, *, split: Literal["test", "validation", "t
     console.print(f"plots: {plots}", highlight=False)
 
 
-def predict(run: Positional[str], inputs: Positional[tuple[str, ...]], /, *,
-            json: bool = False) -> None:  # fmt: skip
+def predict(
+    run: RunName,
+    inputs: Annotated[
+        Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="INPUT...", help_behavior_hint="(at least one)"),
+    ],
+    /,
+    *,
+    json: bool = False,
+) -> None:
     """Answer for image files, the rows of a CSV file, or standard input (-).
 
     Args:
@@ -176,20 +202,20 @@ def predict(run: Positional[str], inputs: Positional[tuple[str, ...]], /, *,
         inputs: image files, one CSV file with a header, or - for standard input.
         json: print one JSON object a line.
     """
-    _load_tensorflow()
-    from .predict import predict as predict_
-
     if not inputs:
         raise UsageError("give image files, a CSV file, or - for standard input")
-    answers = predict_(run, list(inputs) if len(inputs) > 1 else inputs[0])
-    for answer in answers:
+    _load_tensorflow()
+    from .predict import answers
+    from .run import plain
+
+    for answer in answers(run, list(inputs) if len(inputs) > 1 else inputs[0]):
         if json:
-            _print_json(answer, indent=None)
+            _print_json(plain(answer), indent=None)
         else:
             _console().print(results.answer(answer), highlight=False, soft_wrap=True)
 
 
-def export(run: Positional[str], /, *, to: Path | None = None, format: Literal["saved-model"] = "saved-model",  # noqa: E501
+def export(run: RunName, /, *, to: Directory = None, format: Literal["saved-model"] = "saved-model",
            verify: bool = True, json: bool = False) -> None:  # fmt: skip
     """Write a SavedModel that takes raw inputs, and check it in a process with TensorFlow alone.
 
@@ -212,7 +238,7 @@ def export(run: Positional[str], /, *, to: Path | None = None, format: Literal["
 
 
 def bench(
-    names: Positional[tuple[str, ...]] = (),
+    names: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME...")] = (),
     /,
     *,
     repeats: int = 5,
@@ -285,10 +311,12 @@ def _main(arguments: list[str]) -> int:
     try:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last complete epoch")
+        again = "; the same command goes on from the last complete epoch"
+        _say("interrupted" + again * (arguments[0] == "train"))
         return 130
     except UsageError as error:
-        _say(f"epochal {arguments[0]}: {error}. `epochal --help` shows the usage.")
+        usage = f"epochal {arguments[0]}" if arguments[0] in VERBS else "epochal"
+        _say(f"epochal {arguments[0]}: {error}. `{usage} --help` shows the usage.")
         return 2
     except BrokenPipeError:  # `epochal list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -314,7 +342,11 @@ def _dispatch(verb: str, arguments: list[str]) -> None:
         function = functools.partial(function, overrides=changes)
         function.__doc__ = VERBS[verb].__doc__
     elif changes:
-        raise UsageError(f"unknown option --{next(iter(changes))}")
+        unknown = next(iter(changes))
+        flags = [name.replace("_", "-") for name in inspect.signature(function).parameters]
+        near = difflib.get_close_matches(unknown, flags, n=1)
+        hint = f" (did you mean --{near[0]}?)" if near else ""
+        raise UsageError(f"unknown option --{unknown}{hint}")
     tyro.cli(function, args=own, prog=f"epochal {verb}", config=(tyro.conf.FlagCreatePairsOff,))
 
 
@@ -411,8 +443,13 @@ def _print_json(content: Any, indent: int | None = 2) -> None:
     sys.stdout.write(json.dumps(content, indent=indent, ensure_ascii=False, default=str) + "\n")
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self):  # rich would end with exit code 1
+        raise
+
+
 def _console(stderr: bool = False) -> Console:
-    return Console(stderr=stderr, markup=False)
+    return _Terminal(stderr=stderr, markup=False)
 
 
 def _say(text: str) -> None:
@@ -424,16 +461,18 @@ def _as_interrupt(signum, frame):
 
 
 def _help() -> None:
-    _say_out = Console()
-    _say_out.print(
+    console = _console()
+    console.print(
         "usage: epochal VERB ...\n\nData, model, loss, algorithm: train, measure, export and "
         "serve the architectures of 2012-2020.\n",
         highlight=False,
     )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
     for verb, function in VERBS.items():
-        first = inspect.cleandoc(function.__doc__).splitlines()[0]
-        _say_out.print(f"  {verb:<11} {first}", highlight=False, markup=False)
-    _say_out.print(
+        table.add_row(f"  {verb}", inspect.cleandoc(function.__doc__).splitlines()[0])
+    console.print(table)
+    console.print(
         "\n`epochal VERB --help` shows a verb's options; --debug shows tracebacks.",
         highlight=False,
     )

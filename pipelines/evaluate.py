@@ -69,10 +69,17 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
         the target's own.
 
     Raises:
-        RunError: the data are not those that the run was trained on, or have no such split.
+        RunError: the run is not finished; the data are not those that it was trained on, or have
+            no such split.
         SourceError: the data cannot be opened.
     """
     run = run if isinstance(run, Run) else Run(run)
+    model = run.model  # before any data are read: an unfinished run has none
+    if run.recipe.data.source == "python" and data is None:
+        raise RunError(
+            f"{run.path} was trained on arrays from Python. Give the same ones: "
+            f"evaluate({str(run.path)!r}, {split!r}, data=(x, y))."
+        )
     dataset = load(run.recipe.data, data)
     check_same_data(run, dataset)
     if split not in dataset.sizes:
@@ -82,11 +89,11 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
             if dataset.sizes
             else f"The data of {run.path}, {run.recipe.data.source}, have no examples to measure."
         )
-    result, predictions = measure(run.model, run.loss, dataset, split)
+    result, predictions = measure(model, run.loss, dataset, split)
     write_json(run.path / f"evaluation-{split}.json", result)
     # The trainer's plots in plots/ are those of the test split.
     plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
-    report(run.model, run.loss, dataset, result, predictions, plots_of)
+    report(model, run.loss, dataset, result, predictions, plots_of)
     return result
 
 

@@ -5,6 +5,7 @@ The very function that is exported answers here, in process, 256 rows at a time.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import tempfile
@@ -194,8 +195,11 @@ def _encode(image: np.ndarray) -> bytes:
 
 def _unreadable(path: Path, error: OSError) -> SourceError:
     if isinstance(error, FileNotFoundError):
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        return SourceError(f"There is no file {path}. {nearest(path.name, there)}".strip())
+        # By the stem: equal endings would make any two files of a folder look alike.
+        there = {p.stem: p.name for p in path.parent.glob("*") if p.is_file()}
+        near = difflib.get_close_matches(path.stem, there, n=1)
+        hint = f" Did you mean {there[near[0]]!r}?" if near else ""
+        return SourceError(f"There is no file {path}.{hint}")
     if isinstance(error, IsADirectoryError):
         return SourceError(f"{path} is a folder. Name the image files, e.g. {path}/*.png.")
     return SourceError(f"{path} cannot be read: {error.strerror}.")

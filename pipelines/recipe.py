@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -216,9 +217,12 @@ class Recipe(_Strict):
     def from_json(cls, text: str) -> Recipe:
         """Reads :meth:`to_json`'s output. Raises RecipeError naming each bad field."""
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise RecipeError(_explain(error, "the JSON file")) from None
+            fields = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"A recipe's file holds JSON; this is none: {error}.") from None
+        if not isinstance(fields, dict):
+            raise RecipeError(f"A recipe is a JSON object; this is {type(fields).__name__}.")
+        return cls(**fields)
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -331,13 +335,16 @@ def _type_name(field) -> str:
     return words(field.annotation)
 
 
+_ALL_KEYS = "`epochal show RECIPE --keys` lists all keys."
+
+
 def _unknown(key: str) -> str:
     known = list(keys())
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # `--epochs` for `--algorithm.epochs`
         near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"A recipe has no key {key!r}.{hint} `epochal show RECIPE --keys` lists all keys."
+    return f"A recipe has no key {key!r}.{hint} {_ALL_KEYS}"
 
 
 def _explain(error: ValidationError, name: str) -> str:
@@ -346,11 +353,13 @@ def _explain(error: ValidationError, name: str) -> str:
         where = ".".join(str(part) for part in item["loc"]) or "recipe"
         what = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            lines.append(_unknown(where))
+            lines.append(_unknown(where).removesuffix(_ALL_KEYS).strip())
         elif item["type"] == "missing":
             lines.append(f"`{where}` is missing.")
         else:
             given = item.get("input")
             shown = "" if isinstance(given, dict) else f" (given: {given!r})"
             lines.append(f"`{where}`: {what}{shown}.")
+    if any(item["type"] == "extra_forbidden" for item in error.errors()):
+        lines.append(_ALL_KEYS)
     return f"Recipe {name!r} is not valid. " + " ".join(lines)

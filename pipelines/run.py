@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -70,18 +72,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """JSON with what JSON lacks (NaN, infinities) as null, so that any reader takes it."""
-    write_atomic(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NumPy's as Python's, numbers that are not finite as None."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
@@ -99,10 +102,9 @@ class Run:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        if not (self.path / "recipe.json").is_file():
-            what = "holds no run" if self.path.is_dir() else "does not exist"
+        if not _holds(self.path):
             raise RunError(
-                f"{self.path} {what} (no recipe.json). Give the directory that `epochal train` "
+                f"{self.path} {_no_run(self.path)} Give the directory that `epochal train` "
                 "printed, or train one first."
             )
 
@@ -113,15 +115,27 @@ class Run:
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
-            raise RunError(
-                f"{self.path} has no {name}: the run has not got that far; {self.state}"
-            ) from None
+            raise self._lacks(name) from None
         except ValueError as error:
             raise RunError(f"{self.path / name} is damaged ({error}).") from None
 
+    def _lacks(self, name: str) -> RunError:
+        if not self.finished:
+            return RunError(f"{self.path} has no {name} yet: {self.state}")
+        if (reason := self.metrics["stop_reason"]).startswith("diverged"):
+            return RunError(f"{self.path} has no {name}: it {reason}. Change the recipe.")
+        return RunError(
+            f"{self.path} has lost its {name}. Copy the whole directory again from where it "
+            "comes, or train another run."
+        )
+
     @cached_property
     def recipe(self) -> Recipe:
-        return Recipe.from_json((self.path / "recipe.json").read_text())
+        file = self.path / "recipe.json"
+        try:
+            return Recipe.from_json(file.read_text())
+        except (OSError, ValueError) as error:  # also a RecipeError, or bytes that are no text
+            raise RunError(f"{file} cannot be read: {error}") from None
 
     @property
     def finished(self) -> bool:
@@ -171,7 +185,9 @@ class Run:
         registry.get("models", self.recipe.model.name)  # imports the classes in model.keras
         file = self.path / "model.keras"
         if not file.is_file():
-            raise RunError(f"{self.path} has no model.keras: {self.state}")
+            raise self._lacks(file.name)
+        if not zipfile.is_zipfile(file):
+            raise RunError(f"{file} is damaged: it is no Keras file. Train the run again.")
         return keras.models.load_model(file, compile=False)
 
     @cached_property
@@ -180,6 +196,23 @@ class Run:
         from .data.preprocess import Preprocess
 
         return Preprocess.from_dict(self.dataset["preprocess"])
+
+
+def _no_run(path: Path) -> str:
+    """Why there is no run at a path, as a sentence that begins with it."""
+    if path.is_dir():
+        return "holds no run: it has no recipe.json."
+    if path.exists():
+        return (
+            f"is a file, not the directory of a run{'; its folder is one' * _holds(path.parent)}."
+        )
+    runs = [str(p) for p in path.parent.glob("*") if _holds(p)]
+    near = difflib.get_close_matches(str(path), runs, n=1, cutoff=0.5)
+    return "does not exist." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def _holds(path: Path) -> bool:
+    return (path / "recipe.json").is_file()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

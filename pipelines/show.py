@@ -147,7 +147,10 @@ def show_model(
     choices.check("models", choice)
     given = {"input_shape": input_shape, "num_classes": num_classes}
     arguments = entry.example | {k: v for k, v in given.items() if v is not None} | choice.options
-    model = registry.create_model(choice.name, **arguments)
+    try:
+        model = registry.create_model(choice.name, **arguments)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{choice.name}: {error}") from None
     summary = table(model)
     if as_json:
         totals = ("parameters", "trainable", "multiply_adds", "activation_bytes")

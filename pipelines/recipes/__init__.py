@@ -48,9 +48,18 @@ def get_recipe(name: str) -> Recipe:
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise RecipeError(f"There is no recipe file {name}.")
-        return Recipe.from_json(Path(name).read_text())
+        try:
+            return Recipe.from_json(Path(name).read_text())
+        except (OSError, ValueError) as error:  # also a RecipeError, or bytes that are no text
+            raise RecipeError(f"{name} cannot be read: {error}") from None
+    file = Path(name, "recipe.json")
     functions = _functions()
     if name not in functions:
+        if file.is_file():
+            raise RecipeError(
+                f"{name} is a run, not a recipe. `epochal train {file} --run-dir {name}` goes on "
+                "with it; without --run-dir its recipe is trained anew."
+            )
         near = difflib.get_close_matches(name, functions, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"There is no recipe {name!r}.{hint} `epochal list recipes` names all.")

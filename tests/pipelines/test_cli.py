@@ -96,7 +96,12 @@ def test_show_run_and_model_and_keys(run_dir, capsys):
           "--data.ops", "impute"], 1, "/no/such.csv"),
         (["train", "mlp-digits", "--algorithm.early-stopping.monitor", "x"], 1, "val_accuracy"),
         (["evaluate", "/no/such/run"], 1, "does not exist"),
-        (["evaluate", "/tmp", "--splt", "x"], 2, "splt"),
+        (["evaluate", "/tmp", "--splt", "x"], 2, "(did you mean --split?)"),
+        (["evaluate", str(ASK)], 1, "is a file, not the directory of a run"),
+        (["predict", "/tmp"], 2, "give image files"),
+        (["show", "linear", "--keys"], 2, "for recipes and runs"),
+        (["show", "mlp-digits", "--num-classes", "3"], 2, "for models"),
+        (["show", "resnet20", "--input-shape", "3"], 1, "resnet20: input_shape must be"),
         (["list", "models", "no*"], 1, "No models match"),
         (["show", "resnet-20"], 1, "Did you mean 'resnet20'"),
         (["bench", "nothing"], 1, "There is no benchmark"),
@@ -109,6 +114,66 @@ def test_mistakes_end_with_one_paragraph(arguments, code, words, capsys, tmp_pat
     assert words in text
     assert "Traceback" not in text
     assert "unexpected" not in text
+
+
+def test_a_run_is_known_by_its_directory_alone(run_dir, capsys, monkeypatch):
+    monkeypatch.chdir(run_dir.parent)
+    Path("linear").mkdir()  # no run: the name of the model
+    assert _main(["show", "linear", "--input-shape", "3", "--num-classes", "2"]) == 0
+    assert _main(["show", "run", "--keys"]) == 0
+    assert "model.hidden" in said(capsys)
+    for arguments, code, words in (
+        (["show", "run", "--seed", "3"], 2, "a run's recipe stays as it is"),
+        (["evaluate", "rum"], 1, "does not exist. Did you mean 'run'?"),
+        (["evaluate", "run/recipe.json"], 1, "its folder is one"),
+        (["train", "run"], 1, "`epochal train run/recipe.json --run-dir run` goes on"),
+        (["train", "run/metrics.json"], 1, "run/metrics.json cannot be read: Recipe '?' is not"),
+        (["train", "run/model.keras.json"], 1, "There is no recipe file"),
+    ):
+        assert _main(arguments) == code
+        assert words in said(capsys)
+
+
+def test_json_has_no_nan_and_tables_a_dash(run_dir, capsys, monkeypatch):
+    from epochal.pipelines import evaluate as verb
+
+    found = {"split": "test", "examples": 1, "metrics": {"r2": {"value": 0.5, "low": np.nan}}}
+    found["metrics"]["r2"]["high"] = np.inf
+    monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", lambda *_: found)
+    assert _main(["evaluate", str(run_dir), "--json"]) == 0
+    r2 = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["metrics"]["r2"]
+    assert r2 == {"value": 0.5, "low": None, "high": None}
+    assert _main(["evaluate", str(run_dir)]) == 0
+    assert "0.5000 [-, -]" in said(capsys)
+
+
+def test_interrupted_work_that_does_not_go_on_does_not_say_so(run_dir, capsys, monkeypatch):
+    from epochal.pipelines import evaluate as verb
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", interrupted)
+    assert _main(["evaluate", str(run_dir)]) == 130
+    assert said(capsys) == "interrupted"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = f"set -o pipefail; {sys.executable} -m epochal.pipelines.cli list ops | true"
+    subprocess.run(["bash", "-c", command], check=True, env={**os.environ, "COLUMNS": "1000"})
+
+
+def test_answers_come_one_by_one(run_dir, capsys, tmp_path):
+    from PIL import Image
+
+    files = [str(tmp_path / f"{i}.png") for i in range(2)]
+    Image.new("L", (8, 8)).save(files[0])
+    many = [files[0]] * 256  # a batch
+    assert _main(["predict", str(run_dir), *many, files[1], "--json"]) == 1
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert [line["input"] for line in lines] == many
+    assert "There is no file" in captured.err
 
 
 def test_debug_shows_the_traceback(capsys):

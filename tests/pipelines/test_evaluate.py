@@ -222,6 +222,8 @@ def test_votes_through_evaluate(neighbors):
 def test_other_data_and_unknown_splits_are_refused(arrays, tmp_path):
     with pytest.raises(RunError, match="no split 'tset'.*train, validation, test"):
         verb(arrays.run, "tset", data=arrays.arrays)
+    with pytest.raises(RunError, match=r"arrays from Python.*evaluate\(.*, 'test', data="):
+        verb(arrays.run)
     x, y = arrays.arrays
     with pytest.raises(RunError, match="are not those of .* .fingerprint"):
         verb(arrays.run, data=(x + 1, y))

@@ -121,3 +121,28 @@ def test_other_threads_or_versions_are_an_error_that_names_them():
     with pytest.raises(run.RunError, match=r"tensorflow was '1\.0'.*threads was .*97"):
         environment.restore(there)
     environment.restore(there, strict=False)
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path):
+    recipe = r.Recipe(
+        name="t", data={"source": "builtin:iris"}, model="linear", loss="cross-entropy",
+        algorithm={"epochs": 1},
+    )  # fmt: skip
+    run.write_atomic(tmp_path / "recipe.json", recipe.to_json())
+    with pytest.raises(run.RunError, match=r"has no model.keras yet: training has not finished"):
+        _ = run.Run(tmp_path).model
+    run.write_json(tmp_path / "metrics.json", {"stop_reason": "diverged: loss is NaN"})
+    with pytest.raises(run.RunError, match=r"has no model.keras: it diverged: loss is NaN"):
+        _ = run.Run(tmp_path).model
+    run.write_json(tmp_path / "metrics.json", {"stop_reason": "all 1 epochs done"})
+    with pytest.raises(run.RunError, match=r"has lost its dataset.json"):
+        _ = run.Run(tmp_path).dataset
+    (tmp_path / "model.keras").write_bytes(b"PK no zip")
+    with pytest.raises(run.RunError, match=r"model.keras is damaged"):
+        _ = run.Run(tmp_path).model
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(run.RunError, match=r"recipe.json cannot be read: A recipe's file holds"):
+        _ = run.Run(tmp_path).recipe
+    (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(run.RunError, match=r"A recipe is a JSON object; this is list"):
+        _ = run.Run(tmp_path).recipe
