@@ -30,6 +30,7 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
     names = dict.fromkeys(key for row in rows for key in row)
     panels = [n for n in names if n not in ("epoch", "step") and not n.startswith("val_")]
     panels += [n[4:] for n in names if n.startswith("val_") and n[4:] not in names]
+    panels.sort(key=lambda name: name != "loss")
     if "learning_rate" in panels:  # last, and only where it says something
         panels.remove("learning_rate")
         if len({row.get("learning_rate") for row in rows}) > 1:

@@ -25,7 +25,7 @@ def figures(monkeypatch):
 
 def test_learning_curves_show_both_splits_gaps_and_the_best_epoch(tmp_path, figures):
     rows = [
-        {"epoch": 1, "step": 9, "loss": 2.0, "val_loss": 3.0, "accuracy": 0.1, "val_accuracy": 0.2,
+        {"epoch": 1, "step": 9, "accuracy": 0.1, "val_accuracy": 0.2, "loss": 2.0, "val_loss": 3.0,
          "learning_rate": 0.1},
         {"epoch": 2, "step": 18, "loss": 1.0, "val_loss": float("nan"), "accuracy": 0.5,
          "val_accuracy": 0.6, "learning_rate": 0.1},
@@ -33,7 +33,7 @@ def test_learning_curves_show_both_splits_gaps_and_the_best_epoch(tmp_path, figu
          "val_accuracy": 0.4, "learning_rate": 0.1},
     ]  # fmt: skip
     plots.learning_curves(rows, tmp_path / "curves.png")
-    loss, accuracy = figures[0].axes  # a constant learning rate has no panel
+    loss, accuracy = figures[0].axes  # loss first; a constant learning rate has no panel
     assert [axes.get_title(loc="left") for axes in (loss, accuracy)] == ["loss", "accuracy"]
     training, validation, best = loss.get_lines()
     np.testing.assert_array_equal(training.get_xydata(), [[1, 2.0], [2, 1.0], [3, 0.5]])
