@@ -7,6 +7,7 @@ from 274 to 211 ms; without any normalisation it takes 185.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -111,3 +112,106 @@ class DropPath(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("epochal")
+class GroupedConv2D(keras.layers.Conv2D):
+    """Convolution in groups of channels: Keras's layer, only faster on the CPU.
+
+    Same arguments, weights, outputs and gradients as ``keras.layers.Conv2D``. With ``groups`` = g
+    each 1/g of the filters sees its own 1/g of the input channels, in order.
+
+    TensorFlow's kernels for the CPU know no groups. Keras has XLA compile the convolution instead,
+    which takes several times as long and puts XLA's operations into a SavedModel. Here inputs and
+    kernel are split, each share is convolved on its own, and the results are joined.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        convolve = super().convolution_op
+        if self.groups == 1:
+            return convolve(inputs, kernel)
+        channels = -1 if self.data_format == "channels_last" else 1
+        shares = ops.split(inputs, self.groups, channels)
+        filters = ops.split(kernel, self.groups, -1)
+        return ops.concatenate(list(map(convolve, shares, filters)), channels)
+
+
+@keras.saving.register_keras_serializable("epochal")
+class LocalResponseNormalization(keras.layers.Layer):
+    """Divides each activation by a power of the squares of its neighbours along the channels.
+
+    ``b_i = a_i / (k + alpha * sum_j a_j^2)^beta``, the sum running over the ``n`` channels centred
+    on i at the same place, as far as they exist. Note that alpha is not divided by n, as it is in
+    some later software. Inputs and outputs are [..., channels] in the layer's compute dtype.
+
+    The sums are one product of the squares with a banded matrix of zeros and ones, [channels,
+    channels], and the power is exp(-beta * log(...)). With its gradient this takes less than
+    half of the time of ``tf.nn.lrn``, whose gradient is slow on the CPU. It is computed in float32
+    also when the compute dtype is shorter: next to k = 2, bfloat16 would lose sums below 80.
+
+    Source: Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural
+    Networks (2012), section 3.3.
+
+    Args:
+        k: added to the sum; above 0.
+        n: channels in the sum, itself included; odd.
+        alpha: weight of the sum; not negative.
+        beta: the power.
+        groups: equal shares of the channels whose sums stay within the share.
+
+    Raises:
+        ValueError: an argument out of range, or channels that ``groups`` does not divide.
+    """
+
+    window = (1, 1, 1)
+    """Kernel, strides and dilation, for the receptive field."""
+
+    def __init__(
+        self,
+        k: float = 2.0,
+        n: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        groups: int = 1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not k > 0 or not alpha >= 0:
+            raise ValueError(
+                f"k must be above 0 and alpha not below; got k={k!r}, alpha={alpha!r}."
+            )
+        if n < 1 or n % 2 == 0:
+            raise ValueError(f"n counts a channel and as many on each side: odd; got {n!r}.")
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1; got {groups!r}.")
+        self.k, self.n, self.alpha, self.beta, self.groups = k, n, alpha, beta, groups
+
+    def multiply_adds(self, input_shapes, output_shape) -> int:
+        """None: like every normalisation it has no weights."""
+        return 0
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                f"The channels must be known and {self.groups} groups of equal size; got inputs of "
+                f"shape {tuple(input_shape)!r}."
+            )
+        place = np.arange(channels)
+        group = place // (channels // self.groups)
+        near = np.abs(place[:, None] - place) <= self.n // 2
+        self._band = (near & (group[:, None] == group)).astype("float32")
+
+    def call(self, inputs):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = ops.cast(inputs, dtype)
+        total = ops.tensordot(ops.square(x), ops.cast(self._band, dtype), 1)
+        scale = ops.exp(-self.beta * ops.log(self.k + self.alpha * total))
+        return ops.cast(x * scale, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        options = ("k", "n", "alpha", "beta", "groups")
+        return {**super().get_config(), **{name: getattr(self, name) for name in options}}

@@ -70,13 +70,17 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits(runs) -> Made:
-    """Images, ten classes, batch normalisation and dropout."""
+    """Images, ten classes; batch normalisation, AlexNet's layers and dropout."""
     from keras import layers
+
+    from epochal.models.layers import GroupedConv2D, LocalResponseNormalization
 
     body = [
         layers.Conv2D(8, 3, use_bias=False),
         layers.BatchNormalization(),
         layers.ReLU(),
+        LocalResponseNormalization(groups=2),
+        GroupedConv2D(8, 3, groups=2),
         layers.Flatten(),
         layers.Dropout(0.5),
     ]
