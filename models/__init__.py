@@ -16,6 +16,7 @@ from types import ModuleType
 from .registry import create_model, list_models, model_card
 
 _MODULES = (
+    "alexnet",
     "callbacks",
     "checkpoints",
     "finetune",

@@ -44,6 +44,10 @@ _MNIST = {"input_shape": (28, 28, 1), "num_classes": 10}
 _CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
 _IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 _HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (2015)"
+_ALEXNET = (
+    "Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural "
+    "Networks (2012)"
+)
 _BOTH = "classification/regression"
 
 
@@ -106,6 +110,36 @@ MODELS: dict[str, ModelEntry] = {
         parameters=0,
         summary="exact k nearest neighbours: remembers the training set and lets it vote",
         example={"input_shape": (28, 28, 1), "num_classes": 10, "capacity": 60_000},
+    ),
+    "alexnet": ModelEntry(
+        module="alexnet",
+        symbol="alexnet",
+        year=2012,
+        paper=_ALEXNET,
+        task=_BOTH,
+        parameters=60_965_224,
+        summary="the winner of ImageNet 2012: two towers, ReLU, response normalisation, dropout",
+        example=_IMAGENET | {"input_shape": (227, 227, 3)},
+    ),
+    "alexnet-ungrouped": ModelEntry(
+        module="alexnet",
+        symbol="alexnet_ungrouped",
+        year=2012,
+        paper=_ALEXNET,
+        task=_BOTH,
+        parameters=62_378_344,
+        summary="AlexNet's widths in one tower: every filter sees every channel",
+        example=_IMAGENET | {"input_shape": (227, 227, 3)},
+    ),
+    "alexnet-2014": ModelEntry(
+        module="alexnet",
+        symbol="alexnet_2014",
+        year=2014,
+        paper="Krizhevsky: One weird trick for parallelizing convolutional neural networks (2014)",
+        task=_BOTH,
+        parameters=61_100_840,
+        summary="AlexNet in one narrower tower, without normalisation, for images from 63 pixels",
+        example=_IMAGENET,
     ),
     **{f"resnet{d}": _residual("resnet", d, n) for d, n in _IMAGENET_COUNTS.items()},
     **{f"plain{d}": _residual("plain", d, n) for d, n in _IMAGENET_PLAIN_COUNTS.items()},
