@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..recipe import Recipe, RecipeError
 
-_MODULES = ("knn", "mlp", "resnet", "resnet_imagenet")  # one or two files a milestone
+_MODULES = ("alexnet", "knn", "mlp", "resnet", "resnet_imagenet")  # one or two files a milestone
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 
 

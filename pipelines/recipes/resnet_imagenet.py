@@ -26,8 +26,8 @@ def resnet50_imagenet() -> Recipe:
     in bfloat16. Needs the prepared TFDS set imagenet2012 in TFDS_DATA_DIR. As in the paper, the
     rate is divided by 10 when the error no longer falls. The weight decay is decoupled here: 1e-3
     shrinks the weights as the paper's L2 term of 1e-4 does, whose gradient the momentum of 0.9
-    multiplies by 10. Unlike there, biases and normalisation do not decay, and images are resized to
-    256x256.
+    multiplies by 10. Unlike there, biases and normalisation do not decay, and a crop is 8 to 100%
+    of the image's area, brought to 224x224, instead of 224x224 of an image of random size.
 
         epochal train resnet50-imagenet
     """
@@ -35,7 +35,7 @@ def resnet50_imagenet() -> Recipe:
         name="resnet50-imagenet",
         data=Data(
             source="tfds:imagenet2012",
-            ops=f"rgb|resize(256, 256)|random_crop(224)|flip_lr|{TORCH}",
+            ops=f"rgb|random_resized_crop(224)|flip_lr|pca_noise(0.1)|{TORCH}",
             batch_size=256,
         ),
         model=Choice(name="resnet50"),
@@ -65,7 +65,7 @@ def resnet50_finetune() -> Recipe:
         name="resnet50-finetune",
         data=Data(
             source="folder:photos",
-            ops=f"rgb|resize(256, 256)|random_crop(224)|flip_lr|{TORCH}",
+            ops=f"rgb|random_resized_crop(224)|flip_lr|{TORCH}",
             batch_size=32,
         ),
         model=Choice(
@@ -93,7 +93,7 @@ def _as_published(name: str, preprocessing: str, **options) -> Recipe:
         name=name,
         data=Data(
             source="labels:imagenet_classes.txt",
-            ops=f"rgb|resize(256, 256)|central_crop(224)|{preprocessing}",
+            ops=f"rgb|resize_shorter(256)|central_crop(224)|{preprocessing}",
         ),
         model=Choice(name="resnet50", **options),
         loss=Choice(name="cross-entropy"),

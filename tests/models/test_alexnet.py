@@ -103,6 +103,7 @@ def test_224_pixels_are_those_of_227_within_a_border_of_zeros():
 def test_sizes_of_maps(name, shape, width, sizes):
     model = create_model(name, input_shape=shape, width=width)
     assert maps(model) == [(size, size) for size in sizes]
+    assert table(model).complete
     if sizes[0] == 15:  # of odd maps, windows that do not overlap make as many
         apart = create_model(name, input_shape=shape, width=width, pool_size=2)
         assert maps(apart) == maps(model)
@@ -390,3 +391,13 @@ def test_options_leave_parts_out():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         create_model(**{"name": "alexnet", **options})
+
+
+def test_the_small_recipe_learns(tmp_path):
+    from epochal.pipelines import train
+    from epochal.pipelines.recipe import override
+    from epochal.pipelines.recipes import get_recipe
+
+    recipe = override(get_recipe("alexnet-digits"), {"algorithm.epochs": 8})
+    run = train(recipe, tmp_path / "run")
+    assert run.metrics["validation"]["accuracy"]["value"] > 0.85
