@@ -56,7 +56,7 @@ def test_right_examples_of_several_classes_come_before_the_surest_mistakes(digit
     target = dataset.targets("test")
     gallery.draw(run.model, run.loss, dataset, "test", target, predictions, tmp_path)
     (examples, heats, path), options = shown["grad_cam"]
-    assert (path.name, options) == ("grad_cam.png", {"layer": "re_lu"})
+    assert (path.name, options) == ("grad_cam.png", {"layer": "grouped_conv2d"})
     right = [example for example in examples if example.right]
     wrong = [example for example in examples if not example.right]
     assert examples == right + wrong

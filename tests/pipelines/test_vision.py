@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from epochal.models import resnet
+from epochal.models import resnet_cifar
 from epochal.pipelines import vision
 
 
@@ -85,10 +85,10 @@ def test_grad_cam_equals_a_transcription_with_pooling_and_a_hidden_layer():
 
 
 def test_grad_cam_in_mixed_precision_is_near_that_in_float32():
-    plain = resnet.cifar_resnet(8, (16, 16, 3), 4, width=8, seed=0)
+    plain = resnet_cifar.cifar_resnet(8, (16, 16, 3), 4, width=8, seed=0)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = resnet.cifar_resnet(8, (16, 16, 3), 4, width=8, seed=1)
+        mixed = resnet_cifar.cifar_resnet(8, (16, 16, 3), 4, width=8, seed=1)
     finally:
         keras.config.set_dtype_policy("float32")
     mixed.set_weights(plain.get_weights())
@@ -99,7 +99,7 @@ def test_grad_cam_in_mixed_precision_is_near_that_in_float32():
     np.testing.assert_allclose(found, right, atol=0.05 * right.max())
 
 
-@pytest.mark.parametrize("build", [resnet.cifar_resnet, resnet.cifar_plain])
+@pytest.mark.parametrize("build", [resnet_cifar.cifar_resnet, resnet_cifar.cifar_plain])
 def test_stages_are_the_stem_and_the_end_of_each_size(build):
     model = build(14, (16, 12, 3), 5, width=4)
     found = {name: maps.shape[1:] for name, maps in vision.stages(model).items()}
@@ -131,7 +131,7 @@ def test_maps_come_before_pooling_and_without_single_positions():
 
 
 def test_a_backbone_inside_a_model_gives_its_maps_and_filters():
-    backbone = resnet.cifar_resnet(8, (16, 16, 3), 4, width=4)
+    backbone = resnet_cifar.cifar_resnet(8, (16, 16, 3), 4, width=4)
     body = keras.Model(backbone.input, backbone.get_layer("stage3_1_relu2").output, name="body")
     model = keras.Sequential(
         [keras.Input((16, 16, 3)), body, layers.GlobalAveragePooling2D(), layers.Dense(2)]
