@@ -2,9 +2,12 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from epochal.pipelines import cli, get_recipe, override
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -36,3 +39,17 @@ def test_console_commands_are_targets_of_the_makefile():
     (block,) = re.findall(r"^```console\n(.*?)^```", README.read_text(), re.M | re.S)
     for target in re.findall(r"^make (\S+)", block, re.M):
         assert re.search(rf"^{target}:", makefile, re.M)
+
+
+def test_commands_that_need_files_of_ones_own_name_what_there_is():
+    (block,) = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.M | re.S)
+    trained = 0
+    for line in block.replace("\\\n", " ").splitlines():
+        _, verb, name, *rest = shlex.split(line, comments=True)
+        assert verb in cli.VERBS
+        if verb == "train":
+            pairs = dict(zip(rest[::2], rest[1::2], strict=True))
+            pairs.pop("--run-dir", None)
+            override(get_recipe(name), {key.removeprefix("--"): pairs[key] for key in pairs})
+            trained += 1
+    assert trained == 2
