@@ -31,6 +31,7 @@ _MODULES = (
     "neighbors",
     "optimizers",
     "paper_optimizers",
+    "recurrent",
     "registry",
     "resnet",
     "resnet_cifar",
