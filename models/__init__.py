@@ -20,6 +20,7 @@ _MODULES = (
     "callbacks",
     "checkpoints",
     "finetune",
+    "decoding",
     "keras_optimizers",
     "knn",
     "layers",

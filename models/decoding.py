@@ -1,0 +1,305 @@
+"""From a model that scores the next token to whole sequences: greedy, sampled, by beam search.
+
+All of it is graph code of core TensorFlow operations, to be called inside a ``tf.function``. It
+knows a model only by its
+
+    step(tokens [m] int32, position, state) -> (logits [m, v], state)
+
+where ``tokens`` stand at ``position`` (an int32 scalar, counted from 0) of m sequences, and
+``state`` is any nest of tensors [m, ...] that holds what the model remembers of them (recurrent
+states, attention keys and values). Rows never mix: the answer of one depends on no other.
+
+Id 0 is padding: it fills what comes after the end of a sequence, and is never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+MORE_THAN_SOURCE = 50  # tokens that a translation may be longer (Vaswani et al. 2017, section 6.1)
+Step = Callable[[tf.Tensor, tf.Tensor, Any], tuple[tf.Tensor, Any]]
+
+
+def length_penalty(length, alpha: float):
+    """((5 + length) / 6) ** alpha, what log-probabilities are divided by (Wu et al. 2016, eq. 14).
+
+    alpha = 0 compares plain probabilities, and so prefers short sequences; with 1 it is, but for
+    the 5, the mean over the tokens. ``length`` counts the end token.
+    """
+    return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
+
+
+def generate(
+    step: Step,
+    state: Any,
+    prompt: tf.Tensor,
+    *,
+    length: int,
+    limits: tf.Tensor | None = None,
+    end_id: int | None = None,
+    temperature: tf.Tensor | None = None,
+    top_k: tf.Tensor | None = None,
+    seed: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Continues each row of a batch, token by token.
+
+    Args:
+        step: see above.
+        state: before any token of the prompt.
+        prompt: ids [n, p] int32, at least one a row, padded with 0 on the right.
+        length: the most tokens that any row gets; fixes the shape of the answer.
+        limits: int32 [n], the most tokens that each row gets, at most ``length``.
+        end_id: a row ends with this token; None: only at its limit.
+        temperature: float32 [n]: logits are divided by it; 0 takes the likeliest token (of equal
+            ones the lowest id). None: 0 for all.
+        top_k: int32 [n]: draw among the k likeliest tokens; 0 among all. None: 0 for all.
+        seed: int64 [n]: the same row with the same seed gets the same tokens, in any batch.
+
+    Returns:
+        New tokens [n, length] int32, the end token included, and their log-probability [n] under
+        the model (temperature 1, all tokens).
+    """
+    rows, width = tf.unstack(tf.shape(prompt))
+    given = tf.maximum(tf.reduce_sum(tf.cast(prompt != 0, tf.int32), axis=1), 1)
+    limits = tf.fill([rows], length) if limits is None else tf.minimum(limits, length)
+    draws = None
+    if temperature is not None:
+        top_k = tf.zeros([rows], tf.int32) if top_k is None else top_k
+        # One stream a row, all of it drawn here: its shape must not depend on the batch.
+        draws = tf.map_fn(
+            lambda key: tf.random.stateless_uniform([length], tf.stack([key, 0])),
+            tf.zeros([rows], tf.int64) if seed is None else seed,
+            fn_output_signature=tf.TensorSpec([length], tf.float32),
+        )
+
+    def body(position, tokens, new, total, done, state):
+        logits, after = step(tokens, position, state)
+        logits = tf.cast(logits, tf.float32)
+        whole = tf.reduce_logsumexp(logits, axis=1)
+        logits = tf.where(tf.range(tf.shape(logits)[1]) == 0, -float("inf"), logits)
+        place = position + 1 - given  # which new token this is, in each row
+        if draws is None:
+            chosen = tf.argmax(logits, axis=1, output_type=tf.int32)
+        else:
+            draw = tf.gather(draws, tf.clip_by_value(place, 0, length - 1), batch_dims=1)
+            chosen = _draw(logits, temperature, top_k, draw)
+        ours = (place >= 0) & ~done
+        gain = tf.gather(logits, chosen, batch_dims=1) - whole
+        total += tf.where(ours, gain, 0.0)
+        new = tf.where(ours[:, None] & (tf.range(length) == place[:, None]), chosen[:, None], new)
+        ended = place + 1 >= limits
+        if end_id is not None:
+            ended |= chosen == end_id
+        # Where the prompt goes on it is followed; what ended is fed padding.
+        told = prompt[:, tf.minimum(position + 1, width - 1)]
+        tokens = tf.where(place < 0, told, tf.where(done, 0, chosen))
+        return position + 1, tokens, new, total, done | (ours & ended), after
+
+    first = (
+        tf.constant(0),
+        prompt[:, 0],
+        tf.zeros([rows, length], tf.int32),
+        tf.zeros([rows]),
+        limits <= 0,
+        state,
+    )
+    _, _, new, total, *_ = _loop(4, body, first)
+    return new, total
+
+
+def generator(
+    step: Step, first_state: Callable[[tf.Tensor], Any], length: int, end_id: int | None = None
+) -> tf.types.experimental.GenericFunction:
+    """:func:`generate` as a graph function of fixed signature, which can be exported.
+
+    It takes ``prompt`` [n, p] int32, ``max_new_tokens`` [n] int32, ``temperature`` [n] float32,
+    ``top_k`` [n] int32 and ``seed`` [n] int64, and returns {"ids": [n, length], "score": [n]}, the
+    score being the log-probability. ``first_state(n)`` is the state of n rows before any token.
+    """
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32, "prompt"),
+            tf.TensorSpec([None], tf.int32, "max_new_tokens"),
+            tf.TensorSpec([None], tf.float32, "temperature"),
+            tf.TensorSpec([None], tf.int32, "top_k"),
+            tf.TensorSpec([None], tf.int64, "seed"),
+        ]
+    )
+    def run(prompt, max_new_tokens, temperature, top_k, seed):
+        ids, score = generate(
+            step,
+            first_state(tf.shape(prompt)[0]),
+            prompt,
+            length=length,
+            limits=max_new_tokens,
+            end_id=end_id,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+        )
+        return {"ids": ids, "score": score}
+
+    return run
+
+
+def _draw(logits, temperature, top_k, draw):
+    """Tokens [n] from logits [n, v]: where the cumulative probability first exceeds ``draw``."""
+    most = tf.clip_by_value(tf.reduce_max(top_k), 1, tf.shape(logits)[1])
+    best = tf.math.top_k(logits, most).values
+    lowest = tf.gather(best, tf.clip_by_value(top_k - 1, 0, most - 1), batch_dims=1)
+    out = (top_k > 0)[:, None] & (logits < lowest[:, None])
+    sharp = tf.where(temperature > 0, temperature, 1.0)[:, None]
+    reached = tf.cumsum(tf.nn.softmax(tf.where(out, -float("inf"), logits) / sharp), axis=1)
+    drawn = tf.reduce_sum(tf.cast(reached <= draw[:, None] * reached[:, -1:], tf.int32), axis=1)
+    likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
+    return tf.where(temperature > 0, drawn, likeliest)
+
+
+def beam_search(
+    step: Step,
+    state: Any,
+    first: tf.Tensor,
+    *,
+    beam: int,
+    length: int,
+    end_id: int,
+    alpha: float = 0.6,
+    limits: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The best sequence of each row among those that a beam of the likeliest prefixes meets.
+
+    In each step the ``2 beam`` likeliest one-token extensions of a row's prefixes are looked at.
+    Those that end are complete; the likeliest ``beam`` of the others are the next prefixes. The
+    best complete one, by log-probability / :func:`length_penalty`, is the answer. A row stops when
+    no prefix can beat it any more, or at its limit; where nothing is complete by then, the
+    likeliest prefix is the answer.
+
+    Args:
+        step: see above; called with n x beam sequences, those of a row side by side.
+        state: before the first token, tensors [n, ...].
+        first: int32 [n]: the token that all sequences start from; not part of the answer.
+        beam: number of prefixes, 1 or more.
+        length: the most tokens of any answer, the end token included.
+        end_id: the token that ends a sequence.
+        alpha: see :func:`length_penalty`; 0 or above.
+        limits: int32 [n], the most tokens of each row's answer, at most ``length``.
+
+    Returns:
+        Tokens [n, length] int32, the end token included, and scores [n] float32.
+
+    Source: Sutskever et al. 2014, section 3.2, for the search; Wu et al. 2016 for the score.
+    """
+    if beam < 1 or length < 1 or alpha < 0:
+        raise ValueError(
+            "beam and length must be at least 1 and alpha not negative; "
+            f"got beam={beam!r}, length={length!r}, alpha={alpha!r}."
+        )
+    rows = tf.shape(first)[0]
+    limits = tf.fill([rows], length) if limits is None else tf.minimum(limits, length)
+    no = tf.fill([rows], -float("inf"))
+
+    def body(position, tokens, prefixes, likely, best, score, done, state):
+        logits, after = step(tf.reshape(tokens, [-1]), position, state)
+        words = tf.shape(logits)[1]
+        logp = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        logp = tf.where(tf.range(words) == 0, -float("inf"), logp)
+        logp = tf.reshape(logp, [rows, beam, words]) + likely[:, :, None]
+        logp = tf.reshape(logp, [rows, beam * words])
+        logp, index = tf.math.top_k(logp, 2 * beam)
+        parents, tokens = index // words, index % words
+        now = tf.range(length) == position
+
+        def extended(which):  # [n, k] of the 2 beam candidates -> their tokens [n, k, length]
+            parent = tf.gather(parents, which, batch_dims=1)
+            token = tf.gather(tokens, which, batch_dims=1)
+            return tf.where(now, token[..., None], tf.gather(prefixes, parent, batch_dims=1))
+
+        # Complete ones: the likeliest is the best, as all of them have the same length.
+        complete = tf.where(tokens == end_id, logp, -float("inf"))
+        found = tf.reduce_max(complete, axis=1) / length_penalty(position + 1, alpha)
+        which = tf.argmax(complete, axis=1, output_type=tf.int32)[:, None]
+        better = (found > score) & ~done
+        best = tf.where(better[:, None], extended(which)[:, 0], best)
+        score = tf.where(better, found, score)
+        # The others go on.
+        logp = tf.where(tokens == end_id, -float("inf"), logp)
+        likely, which = tf.math.top_k(logp, beam)
+        prefixes = extended(which)
+        chosen = tf.gather(tokens, which, batch_dims=1)
+        kept = tf.gather(parents, which, batch_dims=1) + tf.range(rows)[:, None] * beam
+        after = tf.nest.map_structure(lambda s: tf.gather(s, tf.reshape(kept, [-1])), after)
+        # Where nothing is complete at the limit the likeliest prefix is the answer.
+        last = position + 1 >= limits
+        bound = likely[:, 0] / length_penalty(limits, alpha)
+        give_up = last & (score == -float("inf")) & ~done
+        best = tf.where(give_up[:, None], prefixes[:, 0], best)
+        score = tf.where(give_up, bound, score)
+        done |= last | (score >= bound)
+        return position + 1, chosen, prefixes, likely, best, score, done, after
+
+    nothing = tf.zeros([rows, beam, length], tf.int32)
+    loop = (
+        tf.constant(0),
+        tf.tile(first[:, None], [1, beam]),
+        nothing,
+        # All prefixes are the same at first: only one of them counts.
+        tf.tile([[0.0] + [-float("inf")] * (beam - 1)], [rows, 1]),
+        nothing[:, 0],
+        no,
+        limits <= 0,
+        tf.nest.map_structure(lambda s: tf.repeat(s, beam, axis=0), state),
+    )
+    *_, best, score, _, _ = _loop(6, body, loop)
+    return best, score
+
+
+def translate(
+    step: Step,
+    state: Any,
+    source: tf.Tensor,
+    *,
+    start_id: int,
+    end_id: int,
+    beam: int,
+    alpha: float,
+    length: int,
+) -> dict[str, tf.Tensor]:
+    """Answers to source ids [n, s]: {"ids": [n, length], "score": [n]}.
+
+    By :func:`beam_search`, or for ``beam`` 1 greedily. An answer has at most MORE_THAN_SOURCE
+    tokens more than its source, and at most ``length``, the end token included; its score is
+    log-probability / :func:`length_penalty`.
+    """
+    limits = tf.reduce_sum(tf.cast(source != 0, tf.int32), axis=1) + MORE_THAN_SOURCE
+    first = tf.fill([tf.shape(source)[0]], start_id)
+    options = {"length": length, "limits": limits, "end_id": end_id}
+    if beam > 1:
+        ids, score = beam_search(step, state, first, beam=beam, alpha=alpha, **options)
+    else:
+        ids, score = generate(step, state, first[:, None], **options)
+        tokens = tf.reduce_sum(tf.cast(ids != 0, tf.int32), axis=1)
+        score /= length_penalty(tokens, alpha)
+    return {"ids": ids, "score": score}
+
+
+def _loop(done: int, body, variables: tuple) -> tuple:
+    """Runs body until all rows are done, the variable number ``done``.
+
+    Of the variables' shapes only the last axis is fixed: a cache grows, and so do batches.
+    """
+
+    def loose(value):
+        rank = len(value.shape)
+        last = list(value.shape[-1:]) if rank > 1 else [None] * rank
+        return tf.TensorShape([None] * (rank - 1) + last)
+
+    return tf.while_loop(
+        lambda *now: ~tf.reduce_all(now[done]),
+        body,
+        variables,
+        shape_invariants=tf.nest.map_structure(loose, variables),
+    )
