@@ -27,6 +27,7 @@ _MODULES = (
     "likelihoods",
     "loss_base",
     "losses",
+    "lstm",
     "metrics",
     "mlp",
     "neighbors",

@@ -6,6 +6,9 @@ fused kernel reads them twice. A training step of ResNet-20 (batch 128, float32,
 from 274 to 211 ms; without any normalisation it takes 185.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -215,3 +218,17 @@ class LocalResponseNormalization(keras.layers.Layer):
     def get_config(self):
         options = ("k", "n", "alpha", "beta", "groups")
         return {**super().get_config(), **{name: getattr(self, name) for name in options}}
+def seeds(seed: int | None) -> Callable[[], int | None]:
+    """A function that gives another seed at each call, for everything that draws in a model.
+
+    From None it gives None: everything is then seeded by ``keras.utils.set_random_seed``.
+    """
+    random = None if seed is None else np.random.default_rng(seed)
+    return lambda: None if random is None else int(random.integers(2**31))
+
+
+def seeded(initializer: Any, seed: int | None) -> keras.initializers.Initializer:
+    """An initializer like this one (object, name or config), with a seed of its own."""
+    prototype = keras.initializers.get(initializer)
+    config = prototype.get_config()
+    return type(prototype).from_config({**config, "seed": seed} if "seed" in config else config)

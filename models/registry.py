@@ -31,7 +31,8 @@ class ModelEntry:
     paper: str
     """Where it was published: authors, title, section or table."""
     task: str
-    """What it is for: "classification", "regression", or both joined by "/"."""
+    """What it is for: "classification", "regression", "forecasting", "language-model",
+    "translation"; several are joined by "/"."""
     parameters: int
     """Trainable weights of the model that ``create_model(name, **example)`` builds."""
     summary: str
@@ -79,6 +80,9 @@ _IMAGENET_COUNTS = {
 }
 _IMAGENET_PLAIN_COUNTS = {18: 11_515_688, 34: 21_623_848}
 _CIFAR_COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+_ROWS = {"input_shape": (28, 28), "num_classes": 10}
+_SEQUENCES = "classification/regression/forecasting/language-model"
 
 MODELS: dict[str, ModelEntry] = {
     "linear": ModelEntry(
@@ -145,6 +149,39 @@ MODELS: dict[str, ModelEntry] = {
     **{f"plain{d}": _residual("plain", d, n) for d, n in _IMAGENET_PLAIN_COUNTS.items()},
     **{f"resnet{d}": _residual("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
     **{f"plain{d}": _residual("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
+    **{f"resnet{d}": _cifar("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
+    **{f"plain{d}": _cifar("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
+    "rnn": ModelEntry(
+        module="lstm",
+        symbol="rnn",
+        year=1990,
+        paper="Elman: Finding structure in time (1990)",
+        task=_SEQUENCES,
+        parameters=21_386,
+        summary="plain recurrent network, for comparison",
+        example=_ROWS,
+    ),
+    "gru": ModelEntry(
+        module="lstm",
+        symbol="gru",
+        year=2014,
+        paper="Cho et al.: Learning phrase representations using RNN encoder-decoder for "
+        "statistical machine translation (2014)",
+        task=_SEQUENCES,
+        parameters=61_962,
+        summary="recurrent network of gated units, for comparison",
+        example=_ROWS,
+    ),
+    "lstm": ModelEntry(
+        module="lstm",
+        symbol="lstm",
+        year=1997,
+        paper="Hochreiter, Schmidhuber: Long short-term memory (1997)",
+        task=_SEQUENCES,
+        parameters=81_674,
+        summary="long short-term memory: labels, forecasts and text from sequences",
+        example=_ROWS,
+    ),
 }
 
 # name -> (module under epochal.models, symbol, one line)
@@ -236,7 +273,8 @@ def create_model(name: str, **options: Any) -> keras.Model:
 
     Returns:
         A built keras.Model. It maps [n, *input_shape] to raw float32 outputs (logits)
-        [n, num_classes]; ``knn`` answers vote shares instead.
+        [n, num_classes]; ``knn`` answers vote shares instead, and models that write sequences say
+        in their docstrings what they take and answer.
 
     Raises:
         ValueError: an unknown name or option (the nearest is named), or a missing option.

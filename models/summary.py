@@ -162,6 +162,8 @@ def _walk(model: keras.Model):
     fields: dict[int, Field | None] = {}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
+            if node.outputs[0].dtype == "bool":
+                continue  # a mask, which some layers take as an argument
             output = node.outputs[0].shape
             if node.is_input:
                 field = ((1, 1),) * (len(output) - 2) or None
@@ -170,7 +172,8 @@ def _walk(model: keras.Model):
                     node.operation, [fields.get(id(t)) for t in node.input_tensors], output
                 )
             fields |= {id(tensor): field for tensor in node.outputs}
-            yield node.operation, [t.shape for t in node.input_tensors], output, field
+            shapes = [t.shape for t in node.input_tensors if t.dtype != "bool"]
+            yield node.operation, shapes, output, field
 
 
 def _row(layer, inputs, output, field: Field | None, counted: set[int]) -> Row:
@@ -299,6 +302,10 @@ def _multiply_adds(layer, inputs, output) -> int | None:
         else:
             kernels = (layer.kernel,)
         return _product(places, sum(math.prod(kernel.shape) for kernel in kernels))
+    if isinstance(layer, layers.Bidirectional):
+        both = (layer.forward_layer, layer.backward_layer)
+        costs = [_multiply_adds(one, inputs, output) for one in both]
+        return None if None in costs else sum(costs)
     if isinstance(layer, _RECURRENT):
         kernels = (layer.cell.kernel, layer.cell.recurrent_kernel)
         return _product(inputs[0][1:2], sum(math.prod(kernel.shape) for kernel in kernels))

@@ -1,6 +1,7 @@
 """The plain tables against the code they name."""
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -46,15 +47,29 @@ def test_another_import_name_says_how_to_install(tmp_path):
     assert "pip install" in done.stderr
 
 
+def counted(name) -> int:
+    """What the module's ``count`` says; other tests hold it against small built models."""
+    build, entry = registry.get("model", name), registry.MODELS[name]
+    count = importlib.import_module(f"epochal.models.{entry.module}").count
+    options = {**getattr(build, "keywords", {}), **entry.example}
+    takes = inspect.signature(count).parameters
+    return count(**{key: value for key, value in options.items() if key in takes})
+
+
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_every_model_has_the_parameters_its_row_states(name):
     entry = registry.MODELS[name]
     options = dict(entry.example)
+    if entry.parameters > 80_000_000:  # too large to build here
+        assert counted(name) == entry.parameters
+        return
     if "capacity" in options:
         options["capacity"] = 100  # weights that are not trained don't count
     model = create_model(name, **options)
     assert isinstance(model, keras.Model)
     assert trainable(model) == entry.parameters
+    if "input_shape" not in options:
+        return
     shape = (2, *options["input_shape"])
     assert model.compute_output_shape(shape) == (2, options["num_classes"])
 
