@@ -17,10 +17,13 @@ from .registry import create_model, list_models, model_card
 
 _MODULES = (
     "alexnet",
+    "attention",
+    "blocks",
     "callbacks",
     "checkpoints",
     "finetune",
     "decoding",
+    "embeddings",
     "keras_optimizers",
     "knn",
     "layers",
