@@ -190,7 +190,9 @@ class CrossEntropy(ClassificationLoss):
     """-log softmax(z)[y], or -sum_k t_k log softmax(z)_k for soft labels t. From logits.
 
     Ids and soft labels are told apart by shape ([n] or [n, 1] against [n, c]). An id outside
-    0..c-1 is an error on the CPU and a NaN loss on GPUs and under XLA, never a silent number.
+    0..c-1 is an error on the CPU and a NaN loss on GPUs, under XLA and with label smoothing, never
+    a silent number. Where outputs carry a Keras mask (padding of sequences), the mean over a batch
+    is the mean over its real tokens.
 
     Args:
         label_smoothing: from 0 to below 1: trains on (1 - s) t + s / c (Szegedy et al. 2016, §7).
@@ -206,14 +208,16 @@ class CrossEntropy(ClassificationLoss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = self._floats(y_pred)
         labels, soft = class_labels(ops.convert_to_tensor(y_true), logits)
+        classes, s = logits.shape[-1], self.label_smoothing
+        if not soft and not s:
+            return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         if soft:
-            losses = -ops.sum(ops.cast(labels, logits.dtype) * ops.log_softmax(logits), axis=-1)
-        else:
-            losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        if self.label_smoothing:
-            uniform = -ops.mean(ops.log_softmax(logits), axis=-1)
-            losses = (1.0 - self.label_smoothing) * losses + self.label_smoothing * uniform
-        return losses
+            shares = (1.0 - s) * ops.cast(labels, logits.dtype) + s / classes
+            return -ops.sum(shares * ops.log_softmax(logits), axis=-1)
+        # One kernel over shares; the sum's two terms, each by itself, would read the logits again.
+        shares = tf.one_hot(labels, classes, 1.0 - s + s / classes, s / classes, dtype=logits.dtype)
+        losses = tf.nn.softmax_cross_entropy_with_logits(shares, logits)
+        return ops.where((labels >= 0) & (labels < classes), losses, math.nan)
 
 
 @_register

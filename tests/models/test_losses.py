@@ -265,6 +265,7 @@ def test_ids_that_no_class_has_never_cost_a_plain_number():
     assert np.isnan(losses.BinaryCrossEntropy().call([2, -1], np.zeros((2, 1)))).all()
     with pytest.raises(tf.errors.InvalidArgumentError, match="outside the valid range"):
         losses.CrossEntropy().call([2], np.zeros((1, 2)))
+    assert np.isnan(losses.CrossEntropy(0.1).call([2, -1], np.zeros((2, 2)))).all()
 
 
 # -------------------------------------------------- gradients
@@ -382,6 +383,26 @@ def test_cross_entropy_keeps_time_steps():
     got = np.asarray(losses.CrossEntropy().call(ids, logits))
     expected = [[-log_softmax(logits[i, t])[ids[i, t]] for t in (0, 1)] for i in (0, 1)]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+    smooth = np.asarray(losses.CrossEntropy(0.2).call(ids, logits))
+    expected = [[smooth_ce(ids[i, t], logits[i, t], 0.2) for t in (0, 1)] for i in (0, 1)]
+    np.testing.assert_allclose(smooth, expected, rtol=1e-6)
+
+
+def test_masked_tokens_cost_nothing_and_are_not_counted():
+    rng = np.random.default_rng(0)
+    ids, logits = rng.integers(0, 4, size=(3, 5)), rng.normal(size=(3, 5, 4)).astype("float32")
+    real = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    outputs = keras.layers.Masking(mask_value=9.0)(np.where(real[..., None], logits, 9.0))
+    each = np.array(
+        [
+            [smooth_ce(y, z, 0.1) for y, z in zip(*row, strict=True)]
+            for row in zip(ids, logits, strict=True)
+        ]
+    )
+    loss = losses.CrossEntropy(0.1)
+    assert float(loss(ids, outputs)) == pytest.approx(each[real].mean(), rel=1e-5)
+    weighted = losses.CrossEntropy(0.1, reduction="mean_with_sample_weight")
+    assert float(weighted(ids, logits, real)) == pytest.approx(each[real].mean(), rel=1e-5)
 
 
 def test_sample_weights_and_reductions_as_in_keras():
