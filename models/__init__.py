@@ -42,6 +42,7 @@ _MODULES = (
     "resnet_cifar",
     "schedules",
     "summary",
+    "transformer",
 )
 __all__ = ["create_model", "list_models", "model_card"]
 

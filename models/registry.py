@@ -81,6 +81,22 @@ _IMAGENET_COUNTS = {
 _IMAGENET_PLAIN_COUNTS = {18: 11_515_688, 34: 21_623_848}
 _CIFAR_COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
+_TRANSFORMERS = {"small": 5_658_624, "base": 63_045_632, "big": 214_171_648}
+
+
+def _transformer(size: str, parameters: int) -> ModelEntry:
+    return ModelEntry(
+        module="transformer",
+        symbol=f"transformer_{size}",
+        year=2017,
+        paper="Vaswani et al.: Attention is all you need (2017), table 3",
+        task="translation",
+        parameters=parameters,
+        summary=f"encoder and decoder by attention alone, {size}",
+        example={"vocabulary_size": 37_000, "length": 64},
+    )
+
+
 _ROWS = {"input_shape": (28, 28), "num_classes": 10}
 _SEQUENCES = "classification/regression/forecasting/language-model"
 
@@ -182,6 +198,7 @@ MODELS: dict[str, ModelEntry] = {
         summary="long short-term memory: labels, forecasts and text from sequences",
         example=_ROWS,
     ),
+    **{f"transformer-{size}": _transformer(size, n) for size, n in _TRANSFORMERS.items()},
 }
 
 # name -> (module under epochal.models, symbol, one line)
