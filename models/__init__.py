@@ -41,6 +41,7 @@ _MODULES = (
     "resnet",
     "resnet_cifar",
     "schedules",
+    "seq2seq",
     "summary",
     "transformer",
 )

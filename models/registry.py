@@ -198,6 +198,38 @@ MODELS: dict[str, ModelEntry] = {
         summary="long short-term memory: labels, forecasts and text from sequences",
         example=_ROWS,
     ),
+    "seq2seq": ModelEntry(
+        module="seq2seq",
+        symbol="seq2seq",
+        year=2014,
+        paper="Sutskever, Vinyals, Le: Sequence to sequence learning with neural networks (2014)",
+        task="translation",
+        parameters=384_112_000,
+        summary="LSTM encoder and decoder, joined by one fixed vector",
+        example={"vocabulary_size": 160_000, "target_vocabulary_size": 80_000},
+    ),
+    "seq2seq-bahdanau": ModelEntry(
+        module="seq2seq",
+        symbol="seq2seq_bahdanau",
+        year=2014,
+        paper="Bahdanau, Cho, Bengio: Neural machine translation by jointly learning to align and "
+        "translate (2014)",
+        task="translation",
+        parameters=86_304_000,
+        summary="the same with additive attention to a bidirectional encoder",
+        example={"vocabulary_size": 30_000},
+    ),
+    "seq2seq-luong": ModelEntry(
+        module="seq2seq",
+        symbol="seq2seq_luong",
+        year=2015,
+        paper="Luong, Pham, Manning: Effective approaches to attention-based neural machine "
+        "translation (2015)",
+        task="translation",
+        parameters=217_082_000,
+        summary="the same with multiplicative attention after the decoder's step",
+        example={"vocabulary_size": 50_000},
+    ),
     **{f"transformer-{size}": _transformer(size, n) for size, n in _TRANSFORMERS.items()},
 }
 
