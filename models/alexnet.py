@@ -59,7 +59,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from .layers import GroupedConv2D, LocalResponseNormalization
+from .finetune import start_from
+from .layers import GroupedConv2D, LocalResponseNormalization, seeds
 
 ACTIVATIONS = ("relu", "tanh")
 # Filters of the five convolutions in units, of which the full nets have 32; fc6 and fc7 have 128.
@@ -135,6 +136,9 @@ def alexnet_2014(
     num_classes: int = 1000,
     width: int = 64,
     dropout: float = 0.5,
+    weights: str | None = None,
+    new_head: bool = False,
+    freeze: str | None = None,
     seed: int | None = None,
 ) -> keras.Model:
     """The single tower of 2014; result and errors of :func:`alexnet_2012`.
@@ -146,10 +150,13 @@ def alexnet_2014(
         width: filters of the first convolution, even; the other layers have 3, 6, 4, 4 and twice
             64 times as many.
         dropout: share of the hidden dense outputs set to zero in training, in [0, 1).
+        weights: a file of torchvision's weights to start from, see :mod:`.checkpoints`.
+        new_head: leave the file's last layer out; the model's own starts anew.
+        freeze: don't train the layers up to and with this one, e.g. "conv5".
         seed: of initial weights and dropout; None draws them from ``keras.utils.set_random_seed``.
     """
     _check(input_shape, 63, num_classes, width, _FILTERS_2014[0], dropout)
-    return _net(
+    model = _net(
         "alexnet-2014",
         _FILTERS_2014,
         input_shape=input_shape,
@@ -160,6 +167,7 @@ def alexnet_2014(
         seed=seed,
         cells=6,
     )
+    return start_from(model, weights, new_head, freeze)
 
 
 def _check(input_shape, smallest, num_classes, width, multiple, dropout) -> None:
@@ -197,13 +205,9 @@ def _net(
     ``border`` is the zeros around the image, None for the small form's stem; ``cells`` the side of
     the grid that maps are averaged to, None to leave them.
     """
-    random = None if seed is None else np.random.default_rng(seed)
+    draw = seeds(seed)
     # Section 5: it gives the ReLUs positive inputs at the start.
     bias = 1.0 if activation == "relu" else 0.0
-
-    def draw() -> int | None:
-        """A seed of its own for everything that draws."""
-        return None if random is None else int(random.integers(2**31))
 
     def options(fan_in: int, full_fan_in: int, bias: float, name: str) -> dict:
         """What layers with weights share; see deviation 3 for the deviation of the normal."""

@@ -218,6 +218,8 @@ class LocalResponseNormalization(keras.layers.Layer):
     def get_config(self):
         options = ("k", "n", "alpha", "beta", "groups")
         return {**super().get_config(), **{name: getattr(self, name) for name in options}}
+
+
 def seeds(seed: int | None) -> Callable[[], int | None]:
     """A function that gives another seed at each call, for everything that draws in a model.
 

@@ -39,7 +39,8 @@ and batch normalisation (Ioffe, Szegedy 2015, before the non-linearity) are late
 from collections.abc import Sequence
 
 import keras
-import numpy as np
+
+from .layers import seeds
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "none")
 
@@ -98,11 +99,7 @@ def mlp(
             "hidden and num_classes are widths, integers of 1 or more; "
             f"got hidden={tuple(hidden)!r}, num_classes={num_classes!r}."
         )
-    random = None if seed is None else np.random.default_rng(seed)
-
-    def draw() -> int | None:
-        """A seed of its own for everything that draws."""
-        return None if random is None else int(random.integers(2**31))
+    draw = seeds(seed)
 
     inputs = keras.Input(input_shape, name="inputs")
     x = keras.layers.Flatten(name="flatten")(inputs)

@@ -165,8 +165,6 @@ MODELS: dict[str, ModelEntry] = {
     **{f"plain{d}": _residual("plain", d, n) for d, n in _IMAGENET_PLAIN_COUNTS.items()},
     **{f"resnet{d}": _residual("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
     **{f"plain{d}": _residual("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
-    **{f"resnet{d}": _cifar("resnet", d, n) for d, n in _CIFAR_COUNTS.items()},
-    **{f"plain{d}": _cifar("plain", d, n) for d, n in _CIFAR_COUNTS.items()},
     "rnn": ModelEntry(
         module="lstm",
         symbol="rnn",

@@ -52,7 +52,7 @@ Deviations from the papers:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import keras
@@ -60,7 +60,7 @@ import numpy as np
 from keras import layers, ops
 
 from .finetune import start_from
-from .layers import DropPath, FusedBatchNormalization
+from .layers import DropPath, FusedBatchNormalization, seeds
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -147,12 +147,6 @@ def relu(x, name: str):
 def he_normal(seed=None) -> keras.initializers.Initializer:
     """Untruncated normal of variance 2 / fan-in (Delving Deep, eq. 10)."""
     return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed)
-
-
-def seeds(seed: int | None) -> Callable[[], int | None]:
-    """A function that gives every layer a seed of its own; None where there is no ``seed``."""
-    random = None if seed is None else np.random.default_rng(seed)
-    return lambda: None if random is None else int(random.integers(2**31))
 
 
 # --- Blocks: a block is the list of its convolutions, (filters, kernel, strides) each ------------

@@ -37,7 +37,7 @@ def alexnet_digits() -> Recipe:
 
 @recipe
 def alexnet_fashion_mnist() -> Recipe:
-    """AlexNet's small form, 15 million multiply-adds an image, on Fashion-MNIST in ten epochs.
+    """AlexNet's small form, 15 million multiply-adds an image, on Fashion-MNIST, 12 epochs.
 
     2 CPU cores with bfloat16 instructions. Time and test accuracy: not measured. Needs the set in
     TFDS_DATA_DIR.
@@ -48,7 +48,7 @@ def alexnet_fashion_mnist() -> Recipe:
         name="alexnet-fashion-mnist",
         data=Data(
             source="tfds:fashion_mnist",
-            ops="random_crop(28, padding=2)|flip_lr|standardize(mean=(73.0,), std=(1.0,))",
+            ops="flip_lr|standardize(mean=(73.0,), std=(1.0,))",
             batch_size=128,
         ),
         model=Choice(name="alexnet", width=30),
@@ -56,7 +56,7 @@ def alexnet_fashion_mnist() -> Recipe:
         algorithm=Algorithm(
             optimizer=Choice(name="adam", learning_rate=0.002),
             schedule=Choice(name="one-cycle"),
-            epochs=10,
+            epochs=12,
             precision="mixed_bfloat16",
         ),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from epochal.models import create_model, registry
+from epochal.models import create_model
 from epochal.models.checkpoints import WeightsError, identify, load_weights
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
@@ -287,12 +287,10 @@ def test_alexnet_of_torch_reads_its_maps_in_the_other_order(tmp_path):
         load_weights(model18(), tmp_path / "alexnet.npz")
 
 
-@pytest.mark.skipif("alexnet-2014" not in registry.MODELS, reason="has no alexnet-2014")
 def test_alexnet_2014_of_this_package(tmp_path):
     state = torch_alexnet((64, 192, 384, 256, 256), 4096, 1000, maps=6)
     save_file(state, tmp_path / "alexnet.safetensors")
-    model = create_model("alexnet-2014", input_shape=(224, 224, 3), num_classes=1000)
-    load_weights(model, tmp_path / "alexnet.safetensors")
+    model = create_model("alexnet-2014", weights=str(tmp_path / "alexnet.safetensors"))
     x = images(1, (224, 224, 3))
     close(model(x), alexnet_forward(state, x))
 
