@@ -39,10 +39,11 @@ def resnet20_digits() -> Recipe:
 
 @recipe
 def resnet20_fashion_mnist() -> Recipe:
-    """ResNet-20 on Fashion-MNIST in eight epochs.
+    """ResNet-20 on Fashion-MNIST in 15 epochs.
 
-    2 CPU cores with bfloat16 instructions, 12 minutes on a busy machine. Test accuracy 92.9% (one
-    seed). Needs the set in TFDS_DATA_DIR.
+    2 CPU cores with bfloat16 instructions, 35 minutes on a busy machine. Test accuracy 93.6% (one
+    seed); in 8 epochs, with a weight decay of 5e-4 and a tenth kept for validation, 92.9% (one
+    seed, 12 minutes). Needs the set in TFDS_DATA_DIR.
 
         epochal train resnet20-fashion-mnist
     """
@@ -52,14 +53,15 @@ def resnet20_fashion_mnist() -> Recipe:
             source="tfds:fashion_mnist",
             ops="standardize|random_crop(28, padding=2)|flip_lr",
             batch_size=128,
+            validation_fraction=0.05,
         ),
         model=Choice(name="resnet20"),
         loss=Choice(name="cross-entropy"),
         algorithm=Algorithm(
             optimizer=Choice(name="nesterov", learning_rate=0.1),
             schedule=Choice(name="one-cycle"),
-            epochs=8,
-            weight_decay=5e-4,
+            epochs=15,
+            weight_decay=3e-3,
             precision="mixed_bfloat16",
         ),
     )
