@@ -192,7 +192,14 @@ def test_interrupt_saves_and_resumes(tmp_path):
     command = [sys.executable, "-m", "epochal.pipelines.cli", "train", "mlp-digits",
                "--run-dir", str(tmp_path / "run"), "--algorithm.epochs", "400",
                "--algorithm.early-stopping", "none"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # tests that were started in a shell's background have it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.time() + 60
     while not (tmp_path / "run" / "history.csv").exists() and time.time() < deadline:
         time.sleep(0.05)
