@@ -12,21 +12,18 @@ import contextlib
 import difflib
 import functools
 import inspect
-import json
-import logging
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from . import listing, results
 from .recipe import Recipe, RecipeError, keys, override
+from .terminal import load_tensorflow, log_to, new_console, print_json, say
 
 Positional = tyro.conf.Positional
 # What help and errors call an argument, in place of its type.
@@ -60,7 +57,7 @@ def list_(
 
     rows = {n: row for n, row in listing.tables(what).items() if fnmatch.fnmatch(n, pattern)}
     if json:
-        _print_json(rows)
+        print_json(rows)
         return
     if not rows:
         raise RecipeError(f"No {what} match {pattern!r}. `epochal list {what}` names all.")
@@ -71,7 +68,7 @@ def list_(
     for name, row in rows.items():
         table.add_row(name, *(f"{v:,}" if isinstance(v, int) and v > 9999 else str(v)
                               for v in row.values()))  # fmt: skip
-    _console().print(table)
+    new_console().print(table)
 
 
 def show(
@@ -98,7 +95,7 @@ def show(
     from .recipes import list_recipes
     from .run import Run
 
-    console = _console()
+    console = new_console()
     known = name in (*list_recipes(), *list_models())
     is_run = Path(name, "recipe.json").is_file() or (Path(name).is_dir() and not known)
     is_recipe = not is_run and (name in list_recipes() or name.endswith(".json"))
@@ -112,14 +109,14 @@ def show(
         show_module.show_run(name, console, as_json=json)
     elif is_run or is_recipe:
         if keys:  # the options of each choice stand in its code
-            _load_tensorflow()
+            load_tensorflow()
         recipe = Run(name).recipe if is_run else _recipe(name, overrides)
         show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
     elif Path(name).is_file():
-        _load_tensorflow()
+        load_tensorflow()
         show_module.show_weights(name, console, as_json=json)
     else:
-        _load_tensorflow()
+        load_tensorflow()
         show_module.show_model(
             name, console, input_shape=input_shape, num_classes=num_classes,
             options=overrides or {}, as_json=json,
@@ -147,17 +144,17 @@ def train(
         json: print the final metrics as JSON.
     """
     changed = _recipe(recipe, overrides)
-    _load_tensorflow()
+    load_tensorflow()
     from .progress import TerminalProgress
     from .train import train as train_
 
-    console = _console(stderr=json)
+    console = new_console(stderr=json)
     progress = TerminalProgress(console)
     with contextlib.closing(progress):
-        _log_to(console)
+        log_to(console)
         run = train_(changed, run_dir, callbacks=[progress], allow_differences=allow_differences)
     if json:
-        _print_json({"run": str(run.path), **run.metrics})
+        print_json({"run": str(run.path), **run.metrics})
     else:
         results.summary(run, console)
 
@@ -171,15 +168,15 @@ def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] =
         split: which examples; test is for the end, after every choice.
         json: print JSON.
     """
-    _load_tensorflow()
+    load_tensorflow()
     from .evaluate import evaluate as evaluate_
     from .run import plain
 
     result = plain(evaluate_(run, split))
     if json:
-        _print_json(result)
+        print_json(result)
         return
-    console = _console()
+    console = new_console()
     console.print(results.metrics_table({split: result["metrics"]}))
     plots = Path(run) / "plots" / ("" if split == "test" else split)
     console.print(f"plots: {plots}", highlight=False)
@@ -204,15 +201,15 @@ def predict(
     """
     if not inputs:
         raise UsageError("give image files, a CSV file, or - for standard input")
-    _load_tensorflow()
+    load_tensorflow()
     from .predict import answers
     from .run import plain
 
     for answer in answers(run, list(inputs) if len(inputs) > 1 else inputs[0]):
         if json:
-            _print_json(plain(answer), indent=None)
+            print_json(plain(answer), indent=None)
         else:
-            _console().print(results.answer(answer), highlight=False, soft_wrap=True)
+            new_console().print(results.answer(answer), highlight=False, soft_wrap=True)
 
 
 def export(run: RunName, /, *, to: Directory = None, format: Literal["saved-model"] = "saved-model",
@@ -226,15 +223,15 @@ def export(run: RunName, /, *, to: Directory = None, format: Literal["saved-mode
         verify: load the result in a clean process and compare its answers with the model's.
         json: print JSON.
     """
-    _load_tensorflow()
+    load_tensorflow()
     from .export import export as export_
 
     path = export_(run, to, format=format, verify=verify)
     if json:
-        _print_json({"export": str(path), "verified": verify})
+        print_json({"export": str(path), "verified": verify})
     else:
         checked = ", answers checked in a process with TensorFlow alone" if verify else ""
-        _console().print(f"exported to {path}{checked}", highlight=False)
+        new_console().print(f"exported to {path}{checked}", highlight=False)
 
 
 def bench(
@@ -258,7 +255,7 @@ def bench(
     for name, value in (("repeats", repeats), ("threads", threads)):
         if value is not None and value < 1:
             raise RecipeError(f"--{name} must be at least 1; got {value}.")
-    run_benchmarks(names, _console(), as_json=json, repeats=repeats, threads=threads)
+    run_benchmarks(names, new_console(), as_json=json, repeats=repeats, threads=threads)
 
 
 def completion(shell: Positional[Literal["bash", "zsh"]] = "bash", /) -> None:
@@ -312,11 +309,11 @@ def _main(arguments: list[str]) -> int:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
         again = "; the same command goes on from the last complete epoch"
-        _say("interrupted" + again * (arguments[0] == "train"))
+        say("interrupted" + again * (arguments[0] == "train"))
         return 130
     except UsageError as error:
         usage = f"epochal {arguments[0]}" if arguments[0] in VERBS else "epochal"
-        _say(f"epochal {arguments[0]}: {error}. `{usage} --help` shows the usage.")
+        say(f"epochal {arguments[0]}: {error}. `{usage} --help` shows the usage.")
         return 2
     except BrokenPipeError:  # `epochal list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -326,7 +323,7 @@ def _main(arguments: list[str]) -> int:
             raise
         known = type(error).__module__.startswith("epochal.") or isinstance(error, ImportError)
         prefix = "" if known else f"unexpected {type(error).__name__} (--debug shows where): "
-        _say(f"error: {prefix}{error}")
+        say(f"error: {prefix}{error}")
         return 1
     return 0
 
@@ -406,62 +403,12 @@ def _recipe(name: str, overrides: dict[str, str] | None) -> Recipe:
     return override(get_recipe(name), overrides or {})
 
 
-def _load_tensorflow() -> None:
-    """Imports TensorFlow without the lines that its C++ side writes while it starts."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        except BaseException:  # then what it wrote may tell why
-            sink.seek(0)
-            os.write(saved, sink.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _log_to(console: Console) -> None:
-    """Shows what the library reports (where it trains, what it skipped) as plain lines."""
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            console.print(record.getMessage(), highlight=False, soft_wrap=True)
-
-    logger = logging.getLogger("epochal")
-    logger.handlers = [Handler()]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-
-
-def _print_json(content: Any, indent: int | None = 2) -> None:
-    sys.stdout.write(json.dumps(content, indent=indent, ensure_ascii=False, default=str) + "\n")
-
-
-class _Terminal(Console):
-    def on_broken_pipe(self):  # rich would end with exit code 1
-        raise
-
-
-def _console(stderr: bool = False) -> Console:
-    return _Terminal(stderr=stderr, markup=False)
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
-
-
 def _as_interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
 def _help() -> None:
-    console = _console()
+    console = new_console()
     console.print(
         "usage: epochal VERB ...\n\nData, model, loss, algorithm: train, measure, export and "
         "serve the architectures of 2012-2020.\n",
