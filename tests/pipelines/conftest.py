@@ -1,8 +1,10 @@
-"""Small finished runs, made without the trainer: for evaluate, predict and export."""
+"""Small finished runs, made without the trainer: for evaluate, predict and export; and texts."""
 
 from __future__ import annotations
 
 import csv
+import random
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,3 +132,103 @@ def neighbors(runs) -> Made:
 
     data = {"source": "builtin:iris", "shuffle": False, "batch_size": 16}
     return make(runs / "neighbors", "neighbors", data, "zero-one", knn)
+
+
+def _scraps(draw: random.Random) -> list:
+    """Functions that each make a scrap of text, with what goes wrong in tokenizers."""
+    english = ["The", "quick", "brown", "fox's", "dog,", "they'll", "we've", "I'm", "don't",
+               "re-enter", "naïve", "café", "ﬁne", "Straße", "İO"]  # fmt: skip
+    korean = ["한국어", "문장은", "어절로", "띄어쓴다", "값", "뷁", "ㅋㅋㅋ", "ㅠㅠ", "좋아요"]
+    emoji = ["👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇰🇷", "❤️", "🤷🏾‍♂️", "\U0001fae8"]
+    marks = [c for c in map(chr, range(0x110000)) if unicodedata.combining(c)]
+    blanks = [c for c in map(chr, range(0x110000)) if c.isspace()]
+    blanks += ["\u200b", "\u2060", "\ufeff", "\u180e"]  # invisible, yet no white space
+    controls = [
+        *map(chr, range(32)),
+        "\x7f",
+        "\x85",
+        "\x9f",
+        "\u200d",
+        "\u202e",
+        "\ufffd",
+        "\ufffe",
+    ]
+    punctuation = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~«»…—、。！・€")
+    jamo = [chr(c) for c in range(0x1100, 0x1200)]
+    ideographs = list("漢字東京㐀𠀀豈")
+    composed = [*"ǖÅḍ̇ộậ", "\u0958", "\u2126", "\u0344", "\u0f77", "\u1e9b\u0323", "\u09c7\u09be"]
+
+    def some(things, most):
+        return lambda: "".join(draw.choices(things, k=draw.randint(1, most)))
+
+    def anything():
+        code = draw.randrange(0x110000 - 0x800)
+        return chr(code if code < 0xD800 else code + 0x800)
+
+    return [
+        *[lambda: draw.choice(english)] * 6,
+        *[lambda: draw.choice(korean)] * 3,
+        lambda: unicodedata.normalize("NFD", draw.choice(korean)),
+        some(jamo, 5),
+        lambda: draw.choice(emoji),
+        lambda: draw.choice("aeo각") + some(marks, 4)(),
+        some(marks, 3),
+        some(composed, 3),
+        some(blanks, 4),
+        *[lambda: " " * draw.randint(1, 4)] * 4,
+        some(controls, 3),
+        some(punctuation, 5),
+        lambda: (
+            "'" + draw.choice(["s", "t", "re", "ve", "m", "ll", "d", "l", "S", "sx", "'s", "r"])
+        ),
+        lambda: draw.choice("aбが") * draw.choice([30, 99, 100, 101, 130]),
+        lambda: str(draw.randrange(10**6)) + draw.choice(["", "½", "²", "٣"]),
+        some(ideographs, 3),
+        anything,
+        lambda: chr(draw.randrange(0x250)),
+        lambda: chr(draw.randrange(0x10000, 0x20000)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def strings() -> list[str]:
+    """10,000 texts of up to 12 scraps; the empty text is among them."""
+    draw = random.Random(0)
+    scraps = _scraps(draw)
+    return ["", *("".join(s() for s in draw.choices(scraps, k=draw.randint(1, 12)))
+                  for _ in range(9_999))]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[str]:
+    """1,200 plain sentences in English and Korean, to learn vocabularies from."""
+    draw = random.Random(1)
+    words = ["the", "a", "dog", "dogs", "cat", "cats", "runs", "running", "ran", "slowly", "quick",
+             "quickly", "jumped", "over", "lazy", "don't", "it's", "she'll", "2019", "100", ",",
+             ".", "!", "?", "unhappy", "happiness", "naïve", "café", "나는", "학교에", "학교를",
+             "갔다", "간다", "좋은", "영화", "영화가", "영화를", "재미있다", "재미없다", "정말",
+             "정말로", "그리고"]  # fmt: skip
+    syllables = ["ba", "sto", "ri", "en", "tle", "mu", "가", "는", "교", "육", "ing", "사"]
+    words += ["".join(draw.choices(syllables, k=draw.randint(2, 4))) for _ in range(300)]
+    return [" ".join(draw.choices(words, k=draw.randint(3, 12))) for _ in range(1_200)]
+
+
+@pytest.fixture(scope="session")
+def graph_rows():
+    """The graph face on many rows, traced once, in batches of 500: -> list of str or of ids."""
+
+    def run(op, rows: list) -> list:
+        import tensorflow as tf
+
+        spec = [tf.TensorSpec([None], tf.string)]
+        traced = tf.function(op.graph, input_signature=spec, autograph=False)
+        out = []
+        for start in range(0, len(rows), 500):
+            answer = traced(tf.constant(rows[start : start + 500]))
+            if isinstance(answer, tf.RaggedTensor):
+                out += answer.to_list()
+            else:
+                out += [text.decode() for text in answer.numpy().tolist()]
+        return out
+
+    return run

@@ -18,6 +18,9 @@ An op is a function of a whole batch and its literal arguments::
 - ``fit`` learns from the training split only: ``fit(data, *same arguments) -> dict`` that JSON can
   hold. Image ops get an iterator over NumPy batches, tabular ops the dict of NumPy columns, both as
   the earlier ops of the chain leave them. The op receives the result as ``state``.
+- An op on text (kind "text") is a factory, registered with ``makes``: it takes its arguments, and
+  ``state`` if it learns, and returns a ``text.TextOp``, which runs on Python strings in training
+  and as a graph in serving. Its ``fit`` gets the list of strings that the earlier ops leave.
 - A ``random`` op receives ``rng`` in training, whose draws ([n], one a row) are functions of the
   seed, the epoch, the example's index and the op's place in the chain; with ``rng=None``
   (evaluation, serving) it takes its deterministic form.
@@ -78,18 +81,34 @@ _TABULAR: dict[str, tuple[tuple[str, ...], str]] = {
     "log1p": (("features", "columns"), "log(1 + x)"),
     "clip": (("features", "columns"), "limit values to a range between two training quantiles"),
 }
+_TEXT: dict[str, tuple[tuple[str, ...], str]] = {
+    "nfc": (("text",), "Unicode's composed form: é is one character"),
+    "nfd": (("text",), "Unicode's decomposed form: é is e and an accent"),
+    "nfkc": (("text",), "nfc, with ligatures, full-width letters and the like as plain ones"),
+    "nfkd": (("text",), "nfd, with ligatures, full-width letters and the like as plain ones"),
+    "strip_accents": (("text",), "nfd without non-spacing marks, as uncased BERT has it"),
+    "lowercase": (("text",), "each character in lower case"),
+    "collapse_spaces": (("text",), "each run of white space and control characters as one blank"),
+    "characters": (("text",), "characters to ids, by the characters of the training data"),
+    "bytes": (("text",), "the bytes of UTF-8 to ids; nothing is learnt or unknown"),
+    "wordpiece": (("text",), "pieces of words to ids, longest first, as BERT has it"),
+    "byte_bpe": (("text",), "merged bytes to ids, as GPT-2 has it"),
+    "max_tokens": (("text",), "at most so many ids a row"),
+}
+_ALL = (_IMAGE, _TABULAR, _TEXT)
 TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     name: (
-        _IMAGE.get(name, ((), ""))[0] + _TABULAR.get(name, ((), ""))[0],
-        (_IMAGE.get(name) or _TABULAR[name])[1],
+        sum((part[name][0] for part in _ALL if name in part), ()),
+        next(part[name][1] for part in _ALL if name in part),
     )
-    for name in sorted({**_IMAGE, **_TABULAR})
+    for name in sorted({name for part in _ALL for name in part})
 }
 # kind of data -> modules with ops for it
 _MODULES = {
     "image": ("image", "color", "erase", "rand_augment"),
     "features": ("tabular",),
     "columns": ("tabular",),
+    "text": ("text",),
 }
 _REGISTRY: dict[tuple[str, str], Op] = {}  # (kind, name)
 
@@ -110,6 +129,7 @@ class Op:
     sets_size: bool = False
     each: bool = False
     of_window: Callable[..., Any] | None = None
+    makes: bool = False
 
 
 def op(
@@ -119,6 +139,8 @@ def op(
     sets_size: bool = False,
     each: bool = False,
     of_window: Callable[..., Any] | None = None,
+    makes: bool = False,
+    name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as an op for these kinds of data; see the module's docstring.
 
@@ -130,11 +152,13 @@ def op(
         of_window: a random op in the form ``of_window(read, height, width, *arguments, rng=rng)``,
             for a source of which it is cheaper to read a part: ``read(top, left, height, width)``
             gives uint8 [h,w,c]. The result, [1,...], is that of the op on the whole image.
+        makes: the function takes no batch: it makes the op from its arguments (and ``state``).
+        name: in the chain; by default the function's.
     """
 
     def register(function):
-        name = function.__name__
-        entry = Op(name, kinds, function, fit, random, sets_size, each, of_window)
+        known_as = name or function.__name__
+        entry = Op(known_as, kinds, function, fit, random, sets_size, each, of_window, makes)
         for kind in kinds:
             _REGISTRY[kind, entry.name] = entry
         return function
@@ -143,7 +167,7 @@ def op(
 
 
 def find(name: str, kind: str) -> Op:
-    """The op of this name for this kind of data ("image", "features", "columns"). OpsError."""
+    """The op of this name for data of kind "image", "features", "columns" or "text". OpsError."""
     for module in _MODULES[kind]:
         import_module(f".{module}", __package__)
     if (kind, name) not in _REGISTRY:
@@ -172,10 +196,10 @@ def check(step: Step, entry: Op) -> Step:
     """The step with its arguments checked against the op's signature. OpsError."""
     from pydantic import TypeAdapter, ValidationError
 
-    # the first parameter is the batch; state and rng are not the user's
+    # the first parameter is the batch, but of factories; state and rng are not the user's
     parameters = [
         p
-        for p in list(inspect.signature(entry.apply).parameters.values())[1:]
+        for p in list(inspect.signature(entry.apply).parameters.values())[not entry.makes :]
         if p.name not in ("state", "rng")
     ]
     usage = f"{step.name}({', '.join(_show(p) for p in parameters)})"
