@@ -12,7 +12,8 @@ from .recipe import Choice, Recipe, RecipeError
 # Arguments that the pipeline supplies: a recipe does not set them.
 _SUPPLIED = {
     "models": {
-        "input_shape", "num_classes", "include_top", "capacity", "task", "name", "dtype"
+        "input_shape", "num_classes", "include_top", "capacity", "task", "name", "dtype",
+        "vocabulary_size", "target_vocabulary_size", "start_id", "end_id",
     },
     "losses": {"name", "reduction", "dtype"},
     "optimizers": {
@@ -82,7 +83,8 @@ def build_model(recipe: Recipe, dataset, loss):
     """The Keras model of a recipe, fitted to the shapes of its data and loss.
 
     The factory gets, of what the pipeline knows, the arguments that it takes: input_shape,
-    num_classes (the width that the loss needs), capacity (training examples) and task.
+    num_classes (the width that the loss needs), capacity (training examples), task and
+    vocabulary_size.
     """
     check("models", recipe.model)
     factory = registry.get("models", recipe.model.name)
@@ -91,8 +93,14 @@ def build_model(recipe: Recipe, dataset, loss):
         "num_classes": loss.num_outputs(dataset.num_targets),
         "capacity": dataset.sizes.get("train", 0),
         "task": dataset.task,
+        "vocabulary_size": dataset.vocabulary_size,
     }
     takes = inspect.signature(factory).parameters
+    if dataset.kind in ("text", "pairs") and "vocabulary_size" not in takes:
+        raise RecipeError(
+            f"`model` {recipe.model.name!r} does not read text. Choose one that does: "
+            "`epochal list models` names lstm, transformer-small and others."
+        )
     try:
         supplied = {k: v for k, v in known.items() if k in takes}
         return factory(**supplied, **recipe.model.options)
@@ -108,6 +116,8 @@ def build_metrics(dataset, loss) -> list:
 
     if dataset.task == "classification":
         return [metrics.Accuracy(name="accuracy")]
+    if dataset.task in ("language-model", "translation"):
+        return [metrics.Accuracy(name="token_accuracy")]
     if dataset.task == "regression":
         scale = dataset.target_scale[1]
         return [

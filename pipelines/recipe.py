@@ -103,9 +103,19 @@ class Data(_Strict):
     """Use only so many examples of the training split: in proportion to the classes, or, where the
     split is by time, the latest."""
     target: str | None = None
-    """csv: the column to predict; by default the last."""
-    task: Literal["classification", "regression"] | None = None
-    """csv and arrays: what to predict; by default inferred from the target."""
+    """csv, text and pairs: the column to predict; by default the last."""
+    text: str | None = None
+    """text and pairs: the column that is read; by default `text`, else the first one that is not
+    the target."""
+    task: Literal["classification", "regression", "language-model"] | None = None
+    """csv, text and arrays: what to predict; by default inferred from the target. language-model:
+    the text itself, token by token."""
+    context: Count | None = None
+    """Language models: tokens of a training example. Documents are joined, an end token after each,
+    and cut into such pieces, elsewhere in every epoch."""
+    bucket_batches: Count = 1
+    """Sequences of unequal length: in so many batches at a time the examples are sorted by length,
+    so that a batch holds little padding. 1: no sorting."""
     standardize_target: bool = False
     """Regression: train on (y - mean) / standard deviation of the training targets. Metrics,
     predictions and exports stay in the target's own units."""

@@ -193,9 +193,9 @@ class Run:
     @cached_property
     def preprocess(self):
         """Raw inputs -> model inputs, with the statistics of the training split."""
-        from .data.preprocess import Preprocess
+        from .data.preprocess import restore
 
-        return Preprocess.from_dict(self.dataset["preprocess"])
+        return restore(self.dataset["preprocess"])
 
 
 def _no_run(path: Path) -> str:

@@ -1,9 +1,11 @@
-"""Small sets that come with scikit-learn: no download, no files."""
+"""Sets that need no download and no files: scikit-learn's, docstrings, generated tasks."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from . import generated
+from .docstrings import open_docstrings
 from .source import Rows, Source, SourceError, fingerprint, nearest
 
 # name -> (loader, origin and licence)
@@ -21,12 +23,18 @@ _SETS = {
 
 def open_builtin(data) -> Source:
     """``builtin:NAME``. digits: uint8 images [1797,8,8,1], the 17 gray levels spread over 0..255;
-    the others: features in their own units. Raises SourceError for an unknown name."""
+    iris, wine, breast_cancer, diabetes: features in their own units; docstrings: see
+    :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`. Raises SourceError for an
+    unknown name."""
     name = data.source.partition(":")[2]
+    if name.partition("/")[0] in generated.NAMES:
+        return generated.open_generated(name)
+    if name == "docstrings":
+        return open_docstrings(data.task)
     if name not in _SETS:
+        known = sorted((*_SETS, *generated.NAMES, "docstrings"))
         raise SourceError(
-            f"There is no built-in set {name!r}. {nearest(name, _SETS)}"
-            f"They are {', '.join(sorted(_SETS))}."
+            f"There is no built-in set {name!r}. {nearest(name, known)}They are {', '.join(known)}."
         )
     from sklearn import datasets
 

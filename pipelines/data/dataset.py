@@ -13,24 +13,33 @@ from ..recipe import Data
 from . import mixing
 from . import ops as chains
 from .ops import OpsError
-from .preprocess import Preprocess, numpy_columns
+from .preprocess import numpy_columns, open_preprocess
 from .readers import Reader, make_reader
 from .source import Records, Rows, Source, SourceError, open_source, require_finite
 from .splits import carve
 from .stream import deterministic, parallel
 
-_KIND_OF_SCHEME = {"folder": "image", "images": "image", "labels": "image", "csv": "columns"}
+_KIND_OF_SCHEME = {
+    "folder": "image",
+    "images": "image",
+    "labels": "image",
+    "csv": "columns",
+    "text": "text",
+    "pairs": "pairs",
+}
 
 
 class Dataset:
     """Three splits and the code between them and the model. Made by :func:`load`.
 
     Attributes:
-        task: "classification", "regression" or "unlabelled".
-        kind: "image", "features" or "columns".
+        task: "classification", "regression", "unlabelled", "language-model" or "translation".
+        kind: "image", "features", "columns", "text" or "pairs".
         classes: names by class id; () unless classification.
         sizes: split -> number of examples; empty where the source only names classes.
-        num_targets: number of classes; 1 for regression, 0 without labels.
+        num_targets: number of classes, or of ids that a token can be; 1 for regression, 0 without
+            labels.
+        vocabulary_size: number of ids of text, padding included; None for other kinds.
         target_scale: (mean, standard deviation) that training targets are standardised by, in the
             target's units; (0, 1) where they are not.
         mixes: whether training examples are mixtures of two (``data.mixup``, ``data.cutmix``).
@@ -44,13 +53,12 @@ class Dataset:
         self.target_name = source.target_name
         self._by_time = source.in_time if data.split is None else data.split == "time"
         self._indices = _split(data, source, self._by_time)  # split -> (split of the source, rows)
-        self.sizes = {name: len(rows) for name, (_, rows) in self._indices.items()}
-        for name, size in self.sizes.items():
-            if not size:
+        for name, (_, rows) in self._indices.items():
+            if not len(rows):
                 raise SourceError(f"The {name} split of {data.source} has no examples.")
-        self.preprocess = Preprocess(source.kind, data.ops, _inputs(source))
+        self.preprocess = open_preprocess(source.kind, data.ops, _inputs(source))
         self._readers: dict[str, Reader] = {
-            name: make_reader(rows, self.preprocess) for name, rows in source.splits.items()
+            name: make_reader(rows, self.preprocess, data) for name, rows in source.splits.items()
         }
         self._check_labels(source)
         self.target_scale = self._scale()
@@ -59,16 +67,31 @@ class Dataset:
                 reader.scale = self.target_scale
         self.preprocess.fit(self._examples)
         self._check_numbers()
+        self.sizes = {
+            name: self._readers[origin].count(rows)
+            for name, (origin, rows) in self._indices.items()
+        }
+        if self.kind == "pairs":  # what an answer may need; part of the export
+            reader, rows = self._find("train")
+            longest = int(reader.ids["target"].lengths[rows].max()) + 1
+            self.preprocess.inputs["longest"] = longest
         self.input_shape = tuple(self.preprocess.tensor_spec().shape[1:])
         self.mixes = data.mixup is not None or data.cutmix is not None
         self._check_mixing()
-        self.num_targets = {"classification": len(self.classes), "regression": 1}.get(self.task, 0)
+        tokenizer = getattr(self.preprocess, "tokenizer", None)
+        self.vocabulary_size = None if tokenizer is None else tokenizer.vocabulary_size
+        self.num_targets = {
+            "classification": len(self.classes),
+            "regression": 1,
+            "unlabelled": 0,
+        }.get(self.task, self.vocabulary_size)
         self.steps_per_epoch = math.ceil(self.sizes.get("train", 0) / data.batch_size)
 
     def train(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
         """The unbounded stream of full training batches (x, y), from ``start_step`` on.
 
         y holds class ids [n] or numbers [n]; where the data are mixed, shares of classes [n,c].
+        Text and pairs: see :mod:`.tokens`.
         Order and augmentation are functions of (seed, epoch, index): the stream from a step is the
         stream from the beginning at that step.
         """
@@ -88,7 +111,7 @@ class Dataset:
         return reader.split(rows, self._data.batch_size)
 
     def targets(self, name: str) -> np.ndarray | None:
-        """A split's targets in their original units or class ids, [n]; None without labels."""
+        """A split's targets in their original units, class ids or strings, [n]; None without."""
         reader, rows = self._find(name)
         return reader.targets(rows)
 
@@ -131,6 +154,8 @@ class Dataset:
         if not self._indices:
             return _no_examples(self._data)
         reader, rows = self._find("train")
+        if self.kind in ("text", "pairs"):
+            return reader.python(rows, count)
         if self.kind == "image":
             return reader.split(rows, 256, count).as_numpy_iterator()
         block = next(iter(reader.split(rows, len(rows), count)))
@@ -153,7 +178,7 @@ class Dataset:
         return mean, deviation
 
     def _check_labels(self, source: Source) -> None:
-        if self.task == "unlabelled":
+        if self.task not in ("classification", "regression"):
             return
         for name, (origin, rows) in self._indices.items():
             if isinstance(source.splits[origin], Records):
@@ -172,10 +197,15 @@ class Dataset:
                     )
 
     def _check_mixing(self) -> None:
-        if self.mixes and self.task == "unlabelled":
+        if self.mixes and self.task not in ("classification", "regression"):
             raise SourceError(
                 f"data.mixup and data.cutmix mix targets too, but {self._data.source} has no "
                 "labels. Leave them out."
+            )
+        if self.mixes and self.kind == "text":
+            raise SourceError(
+                "data.mixup and data.cutmix mix numbers, and text becomes ids: half of one word "
+                "and half of another is no word. Leave them out."
             )
         if self._data.cutmix is not None and len(self.input_shape) != 3:
             raise SourceError(
@@ -186,7 +216,7 @@ class Dataset:
 
     def _check_numbers(self) -> None:
         """Tables: every value must be a finite number once the ops have run."""
-        if self.kind == "image":
+        if self.kind not in ("features", "columns"):
             return
         for name in self._indices:
             reader, rows = self._find(name)
@@ -221,7 +251,7 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     chains.parse(data.ops)
     kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
     if kind is not None and arrays is None:
-        chains.build(data.ops, kind)
+        chains.build(data.ops, "text" if kind == "pairs" else kind)
     return Dataset(data, open_source(data, arrays))
 
 
@@ -248,6 +278,7 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
         train_examples=data.train_examples,
         labels=None if by_time else labels,
         classes=source.classes,
+        groups=train.groups if isinstance(train, Rows) else None,
         by_time=by_time,
     )
     found = {name: ("train", rows) for name, rows in carved.items()}
@@ -260,6 +291,8 @@ def _inputs(source: Source) -> dict[str, Any]:
     """What :class:`Preprocess` needs to know about raw examples."""
     if not source.splits:
         return dict(source.about["image"])
+    if source.kind in ("text", "pairs"):
+        return {"task": source.task}
     train = source.splits["train"]
     if isinstance(train, Records):
         height, width, channels = train.shape

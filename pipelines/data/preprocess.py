@@ -208,10 +208,23 @@ class Preprocess:
             "states": [None if state is None else dict(state) for state in self.states],
         }
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Preprocess:
-        """Reads :meth:`to_dict`'s result back."""
-        return cls(saved["kind"], saved["ops"], saved["inputs"], saved["states"])
+
+def open_preprocess(kind: str, chain: str, inputs: dict[str, Any], states: list | None = None):
+    """The code between raw examples of a kind and the model: its arguments are the classes'.
+
+    Returns:
+        :class:`Preprocess`, for text and pairs :class:`.tokens.TextPreprocess`.
+    """
+    if kind in ("text", "pairs"):
+        from .tokens import TextPreprocess
+
+        return TextPreprocess(kind, chain, inputs, states)
+    return Preprocess(kind, chain, inputs, states)
+
+
+def restore(saved: dict[str, Any]):
+    """Reads what ``to_dict`` gave back into :func:`open_preprocess`'s result."""
+    return open_preprocess(saved["kind"], saved["ops"], saved["inputs"], saved["states"])
 
 
 def _fence(data: Any) -> Any:

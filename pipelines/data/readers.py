@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..recipe import Data
 from .preprocess import Preprocess
 from .source import Records, Rows
 from .stream import (
@@ -32,11 +33,18 @@ class Reader:
 
     Args:
         preprocess: raw examples -> model input; may learn its states after this.
+
+    Attributes:
         scale: (mean, standard deviation) by which targets are standardised, or None.
     """
 
-    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] | None = None):
-        self.preprocess, self.scale = preprocess, scale
+    def __init__(self, preprocess: Preprocess):
+        self.preprocess = preprocess
+        self.scale: tuple[float, float] | None = None
+
+    def count(self, indices) -> int:
+        """Examples that these rows make."""
+        return len(indices)
 
     def _target(self, y: tf.Tensor) -> tf.Tensor:
         if self.scale is None:
@@ -85,8 +93,8 @@ def _hold(array: np.ndarray) -> tf.Tensor:
 class ArrayReader(Reader):
     """Rows in memory. They are held once: the tensors, of which ``rows`` becomes a view."""
 
-    def __init__(self, rows: Rows, preprocess: Preprocess, scale=None):
-        super().__init__(preprocess, scale)
+    def __init__(self, rows: Rows, preprocess: Preprocess):
+        super().__init__(preprocess)
         self.columns = {name: _hold(column) for name, column in rows.columns.items()}
         self.target = None if rows.target is None else _hold(rows.target)
         self.rows = Rows(
@@ -145,8 +153,8 @@ class ArrayReader(Reader):
 class FileReader(Reader):
     """Image files, read and decoded when they are needed."""
 
-    def __init__(self, rows: Rows, preprocess: Preprocess, scale=None):
-        super().__init__(preprocess, scale)
+    def __init__(self, rows: Rows, preprocess: Preprocess):
+        super().__init__(preprocess)
         self.rows = rows
         self.paths = _hold(rows.columns["path"])
         self.target = None if rows.target is None else _hold(rows.target)
@@ -194,8 +202,8 @@ class FileReader(Reader):
 class RecordReader(Reader):
     """Record files read in order: a seeded order of the files, and in it of every window."""
 
-    def __init__(self, records: Records, preprocess: Preprocess, scale=None):
-        super().__init__(preprocess, scale)
+    def __init__(self, records: Records, preprocess: Preprocess):
+        super().__init__(preprocess)
         self.records = records
         lengths = np.array(records.shard_lengths, np.int64)
         self._starts = np.cumsum(lengths) - lengths
@@ -276,10 +284,16 @@ class RecordReader(Reader):
         return {"image": np.stack(items) if None not in self.records.shape and items else items}
 
 
-def make_reader(rows: Rows | Records, preprocess: Preprocess, scale=None) -> Reader:
-    """The reader for these examples."""
+def make_reader(rows: Rows | Records, preprocess: Preprocess, data: Data):
+    """The reader for these examples of a recipe's data."""
+    if preprocess.kind in ("text", "pairs"):
+        from .tokens import PackedReader, TextReader
+
+        if preprocess.inputs["task"] == "language-model":
+            return PackedReader(rows, preprocess, data.context)
+        return TextReader(rows, preprocess, data.bucket_batches)
     if isinstance(rows, Records):
-        return RecordReader(rows, preprocess, scale)
+        return RecordReader(rows, preprocess)
     if "path" in rows.columns and preprocess.kind == "image":
-        return FileReader(rows, preprocess, scale)
-    return ArrayReader(rows, preprocess, scale)
+        return FileReader(rows, preprocess)
+    return ArrayReader(rows, preprocess)

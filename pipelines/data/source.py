@@ -15,17 +15,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["image", "features", "columns"]
-Task = Literal["classification", "regression", "unlabelled"]
+Kind = Literal["image", "features", "columns", "text", "pairs"]
+Task = Literal["classification", "regression", "unlabelled", "language-model", "translation"]
 
 # scheme -> (module, function, what stands after the colon)
 SCHEMES: dict[str, tuple[str, str, str]] = {
-    "builtin": ("builtin", "open_builtin", "digits, iris, wine, breast_cancer or diabetes"),
+    "builtin": (
+        "builtin",
+        "open_builtin",
+        "digits, iris, wine, breast_cancer, diabetes, docstrings, dates, copy, reverse or sort",
+    ),
     "tfds": ("tfds", "open_tfds", "NAME or NAME/CONFIG of a prepared TensorFlow Datasets set"),
     "folder": ("images", "open_folder", "PATH of class folders, or of train/ and test/ with them"),
     "images": ("images", "open_images", "PATH of images without labels, at any depth"),
     "labels": ("labels", "open_labels", "PATH of a text file with a class a line, or their number"),
     "csv": ("table", "open_table", "PATH of a CSV file, or @NAME of the catalogue"),
+    "text": (
+        "text",
+        "open_text",
+        "PATH of a table with a column of text, of .txt files, or @NAME of the catalogue",
+    ),
+    "pairs": ("text", "open_pairs", "PATH of a table of sources and targets, or @NAME"),
 }
 
 
@@ -39,13 +49,17 @@ class Rows:
 
     Attributes:
         columns: equal lengths; ``{"image": uint8 [n,h,w,c]}``, ``{"path": str [n]}``,
-            ``{"features": float32 [n,f]}``, or one array for each column of a table: float32
-            (NaN is missing) or str ("" is missing).
+            ``{"features": float32 [n,f]}``, ``{"text": str [n]}``, ``{"source": str [n], "target":
+            str [n]}``, or one array for each column of a table: float32 (NaN is missing) or str
+            ("" is missing).
         target: int64 class ids or float32 values, [n]; None where there are no labels.
+        groups: int64 [n]; rows of one group are near-duplicates and stay in one split. None: each
+            row stands for itself.
     """
 
     columns: dict[str, np.ndarray]
     target: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -55,6 +69,7 @@ class Rows:
         return Rows(
             {name: column[indices] for name, column in self.columns.items()},
             None if self.target is None else self.target[indices],
+            None if self.groups is None else self.groups[indices],
         )
 
 

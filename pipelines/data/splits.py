@@ -42,6 +42,7 @@ def carve(
     train_examples: int | None = None,
     labels: np.ndarray | None = None,
     classes: Sequence[str] = (),
+    groups: np.ndarray | None = None,
     by_time: bool = False,
 ) -> dict[str, np.ndarray]:
     """Splits 0..n-1 into "train" and, for fractions above 0, "validation" and "test".
@@ -55,6 +56,9 @@ def carve(
         labels: class ids [n]; then every class is represented in proportion in every split, and
             at least once. Without, the split is plain.
         classes: names for error messages.
+        groups: group of each example [n]; a group goes into one split as a whole, so that its
+            near-duplicates are not learnt before they are asked. The sizes are then those that
+            whole groups give, at least the ones asked for. Not together with ``labels``.
         by_time: the test is the end of the rows, validation what comes before it, and of what is
             left the latest ``train_examples`` train. Neither seed nor labels matter.
 
@@ -80,6 +84,8 @@ def carve(
         count = min(max(1, round(fractions[name] * len(rest))), len(rest) - reserve)
         if by_time:
             rest, parts[name] = np.split(rest, [len(rest) - count])
+        elif groups is not None:
+            parts[name], rest = _take_groups(rest, count, seed, _PURPOSES[name], groups)
         else:
             parts[name], rest = _take(rest, count, seed, _PURPOSES[name], labels, reserve)
     if train_examples is not None:
@@ -117,6 +123,22 @@ def _take(rest, count, seed, purpose, labels, reserve):
     mask = np.zeros(len(rank), bool)
     mask[chosen] = True
     return np.sort(chosen), rest[~mask[rest]]
+
+
+def _take_groups(rest, count, seed, purpose, groups):
+    """Whole groups of ``rest`` in the order of their hashes, until they hold ``count`` examples."""
+    names, own, sizes = np.unique(groups[rest], return_inverse=True, return_counts=True)
+    order = hash_order(len(names), seed, purpose)
+    enough = np.searchsorted(np.cumsum(sizes[order]), count) + 1
+    chosen = np.zeros(len(names), bool)
+    chosen[order[:enough]] = True
+    if chosen.all():
+        raise SourceError(
+            f"The {len(rest)} examples form {len(names)} groups of near-duplicates, too few to set "
+            f"{count} examples apart without tearing a group. Lower data.validation_fraction and "
+            "data.test_fraction."
+        )
+    return rest[chosen[own]], rest[~chosen[own]]
 
 
 def _shares(groups, count, reserve):

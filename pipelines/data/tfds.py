@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from . import tfds_text
 from .source import Records, Rows, Source, SourceError, nearest, require_finite
 
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 
 
 def open_tfds(data) -> Source:
-    """A prepared set of images or numbers with one target (its ``supervised_keys``).
+    """A prepared set with an input and one target (its ``supervised_keys``), or of text alone.
 
-    It is looked for in ``TFDS_DATA_DIR``, else in ~/tensorflow_datasets. Raises SourceError where
-    it is not prepared, has no such pair, or its files are missing.
+    Images, vectors of numbers; text with classes (kind "text"), with text (kind "pairs"), or by
+    itself, to be continued. It is looked for in ``TFDS_DATA_DIR``, else in ~/tensorflow_datasets.
+    Raises SourceError where it is not prepared, is none of these, or its files are missing.
     """
     place = _prepared(data.source.partition(":")[2].replace(":", "/"))
     import tensorflow_datasets as tfds
@@ -32,17 +34,25 @@ def open_tfds(data) -> Source:
     builder = tfds.builder_from_directory(str(place))
     info = builder.info
     keys = info.supervised_keys
+    found = {SPLITS[split]: split for split in info.splits if split in SPLITS}
+    if "train" not in found:
+        raise SourceError(f"{data.source} has no train split, but {', '.join(info.splits)}.")
+    about = {
+        "origin": info.homepage or f"TensorFlow Datasets {info.full_name}",
+        "licence": (info.redistribution_info.license or "") if _has_licence(info) else "",
+        "name": info.full_name,
+    }
+    texts = [name for name in info.features if isinstance(info.features[name], tfds.features.Text)]
+    if (keys[0] if keys else None) in texts or (not keys and len(texts) == 1):
+        return tfds_text.open_texts(data, builder, found, keys or (texts[0], None), about)
     if not keys or len(keys) != 2 or not all(isinstance(key, str) for key in keys):
         raise SourceError(
             f"{data.source} does not say which feature is the input and which the target "
-            f"(supervised_keys: {keys}). Image and simple supervised sets are supported."
+            f"(supervised_keys: {keys}). Sets of images, of vectors and of text are supported."
         )
     inputs, target = (info.features[key] for key in keys)
     kind = _kind(tfds, inputs, data.source)
     classes, task = _task(tfds, target, data.source)
-    found = {SPLITS[split]: split for split in info.splits if split in SPLITS}
-    if "train" not in found:
-        raise SourceError(f"{data.source} has no train split, but {', '.join(info.splits)}.")
     records = {
         ours: _records(info, theirs, keys, kind, task, data.source)
         for ours, theirs in found.items()
@@ -54,12 +64,7 @@ def open_tfds(data) -> Source:
         classes=classes,
         splits=_held(records, kind, task, data),
         target_name=keys[1],
-        about={
-            "origin": info.homepage or f"TensorFlow Datasets {info.full_name}",
-            "licence": (info.redistribution_info.license or "") if _has_licence(info) else "",
-            "name": info.full_name,
-            "fingerprint": _fingerprint(info, records),
-        },
+        about=about | {"fingerprint": _fingerprint(info, records)},
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from epochal.pipelines.data import OpsError, Preprocess, SourceError, load
+from epochal.pipelines.data import OpsError, SourceError, load
+from epochal.pipelines.data.preprocess import restore
 from epochal.pipelines.data.source import Rows, fingerprint
 from epochal.pipelines.recipe import Data
 
@@ -92,7 +93,7 @@ def test_serving_equals_the_test_split_bit_for_bit():
     rows = np.concatenate([x for x, _ in data.split("test").take(2)])
     encoded = [tf.io.encode_png(i).numpy() for i in data.raw("test", range(len(rows)))["image"]]
     saved = json.loads(json.dumps(data.describe()))
-    preprocess = Preprocess.from_dict(saved["preprocess"])
+    preprocess = restore(saved["preprocess"])
     serve = tf.function(preprocess.serve, input_signature=[preprocess.raw_signature()])
     assert np.array_equal(serve({"image_bytes": tf.constant(encoded)}), rows)
     assert np.array_equal(serve({"image_bytes": tf.constant(encoded[3:4])}), rows[3:4])

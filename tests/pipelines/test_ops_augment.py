@@ -14,6 +14,7 @@ from epochal.pipelines.data.preprocess import Preprocess
 from epochal.pipelines.data.readers import make_reader
 from epochal.pipelines.data.source import Rows
 from epochal.pipelines.data.stream import Draws
+from epochal.pipelines.recipe import Data
 
 RNG = np.random.default_rng(0)
 
@@ -205,7 +206,7 @@ ALL = f"{CROP}|color_jitter(0.4, 0.4, 0.4, 0.1)|rand_augment(2, 9)|random_erasin
 def stream(rows, kind, size, chain, start=0, channels=3):
     inputs = {"height": size[0], "width": size[1], "channels": channels, "dtype": "uint8"}
     preprocess = Preprocess("image", chain, inputs)
-    reader = make_reader(Rows({kind: rows}), preprocess)
+    reader = make_reader(Rows({kind: rows}), preprocess, Data(source="python"))
     index = np.arange(len(rows))
     preprocess.fit(lambda count: reader.split(index, 9, count).as_numpy_iterator())
     batches = reader.train(index, 7, 3, start, True, None)

@@ -12,7 +12,7 @@ from epochal.pipelines.data import ops
 from epochal.pipelines.data.decode import decode_rgb
 from epochal.pipelines.data.ops import OpsError
 from epochal.pipelines.data.ops.image import _boxes
-from epochal.pipelines.data.preprocess import Preprocess
+from epochal.pipelines.data.preprocess import Preprocess, restore
 from epochal.pipelines.data.readers import ArrayReader
 from epochal.pipelines.data.source import Rows, SourceError
 from epochal.pipelines.data.stream import Draws, permute
@@ -313,7 +313,7 @@ def test_serving_equals_evaluation_bit_for_bit_in_any_batch(chain):
     assert np.array_equal(rows, in_tf_data(chain))
     assert np.array_equal(serve({"image_bytes": tf.constant(encoded[4:5])}).numpy(), rows[4:5])
     assert serve({"image_bytes": tf.zeros([0], tf.string)}).shape == (0, *rows.shape[1:])
-    again = Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict())))
+    again = restore(json.loads(json.dumps(preprocess.to_dict())))
     assert np.array_equal(again.serve({"image_bytes": tf.constant(encoded)}), rows)
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from epochal.pipelines.data import catalog, load, ops
 from epochal.pipelines.data.ops import OpsError, tabular
-from epochal.pipelines.data.preprocess import Preprocess, numpy_columns
+from epochal.pipelines.data.preprocess import Preprocess, numpy_columns, restore
 from epochal.pipelines.recipe import Data
 
 NAN = np.nan
@@ -36,7 +36,7 @@ def run(chain, train, served=None, kind="columns"):
         return numpy_columns(preprocess.run(tensors, stop=stop))
 
     preprocess.fit(lambda count: iter([apply(train, count)]))
-    again = Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict(), allow_nan=False)))
+    again = restore(json.loads(json.dumps(preprocess.to_dict(), allow_nan=False)))
     assert again.states == preprocess.states
     preprocess = again
     return apply(train if served is None else served, None)

@@ -1,0 +1,310 @@
+"""From strings to padded ids: one chain of ops for training, evaluation and serving.
+
+Each op has two faces that agree (see :mod:`.ops.text`). Training uses the fast one: every text is
+turned into ids once, in Python. Serving uses the one of core TensorFlow ops.
+
+Ids are int32; 0 is padding, on the right. What the model gets:
+
+==================  ====================================  ====================================
+task                x                                     y
+==================  ====================================  ====================================
+classification      ids [n,t]                             class ids [n]
+language-model      ids [n,context]                       the ids that come next [n,context]
+translation         {"source": ids [n,s],                 the target's ids and the end [n,t]
+                    "target": start, then ids [n,t]}
+==================  ====================================  ====================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from . import ops as chains
+from .ops import OpsError
+from .ops.text import TextOp, Tokenizer
+from .source import Rows, SourceError
+from .stream import FOREVER, Draws, deterministic, parallel, permute, positions
+
+_BUCKETS = 2**31  # the key of the order of a window's batches; see stream.py
+_PHASE = 2**21  # as the place of an op: where an epoch's cuts begin
+_PAD_TO = 8  # widths of training batches: multiples, so that fewer kernels are prepared
+
+
+class TextPreprocess:
+    """The chain of a recipe's ``data.ops`` on text.
+
+    Args:
+        kind: "text" or "pairs" (then the chain acts on sources and targets alike).
+        chain: the recipe's ``data.ops``; one of its ops is a tokenizer.
+        inputs: {"task": the source's task}; for pairs also "longest", the tokens of the longest
+            training target with its end, once they are known.
+        states: what each op has learnt; :meth:`fit` finds it.
+
+    Raises:
+        OpsError: an op that is unknown or not for text.
+    """
+
+    def __init__(self, kind: str, chain: str, inputs: dict[str, Any], states: list | None = None):
+        self.kind, self.chain, self.inputs = kind, chain, dict(inputs)
+        self.steps = chains.build(chain, "text")
+        self.states = list(states or [None] * len(self.steps))
+
+    def fit(self, read: Callable[[int], list]) -> TextPreprocess:
+        """Lets each op that learns look at the training texts; returns self.
+
+        Args:
+            read: count -> the training texts as the first ``count`` ops leave them.
+        """
+        for place, (step, entry) in enumerate(self.steps):
+            if entry.fit is not None:
+                self.states[place] = entry.fit(read(place), *step.args, **step.kwargs)
+        self.tokenizer  # noqa: B018  raises where there is none
+        return self
+
+    @cached_property
+    def modules(self) -> list[TextOp]:
+        """The ops, with their tables: what an export has to keep."""
+        return [self._module(place) for place in range(len(self.steps))]
+
+    def _module(self, place: int) -> TextOp:
+        step, entry = self.steps[place]
+        state = {} if entry.fit is None else {"state": self.states[place]}
+        return entry.apply(*step.args, **step.kwargs, **state)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The op that turns text into ids. Raises OpsError where the chain has none, or two."""
+        found = [module for module in self.modules if isinstance(module, Tokenizer)]
+        if len(found) != 1:
+            raise OpsError(
+                f"data.ops is {self.chain!r}, with {len(found) or 'no'} tokenizers. Text needs one "
+                'of them, e.g. "nfkc|lowercase|wordpiece(8000)|max_tokens(128)" or "characters".'
+            )
+        return found[0]
+
+    def python(self, texts: Iterable[str], count: int | None = None) -> list:
+        """Texts through the first ``count`` ops (all by default): strings, or lists of ids."""
+        rows = list(texts)
+        for place in range(len(self.steps) if count is None else count):
+            module = self._module(place) if count is not None else self.modules[place]
+            rows = module.python(rows)
+        return rows
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string [n] -> ids int32 [n,t], padded; core TensorFlow ops."""
+        rows = texts
+        for module in self.modules:
+            rows = module.graph(rows)
+        return _pad(tf.cast(rows, tf.int32), 1)
+
+    def serve(self, raw: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The input of :meth:`raw_signature` -> ids [n,t]."""
+        return self(raw[self.input_name])
+
+    @property
+    def input_name(self) -> str:
+        """``text``, or ``prompt`` where it is continued."""
+        return "prompt" if self.inputs["task"] == "language-model" else "text"
+
+    def raw_signature(self) -> dict[str, tf.TensorSpec]:
+        """The input of serving."""
+        return {self.input_name: tf.TensorSpec([None], tf.string, name=self.input_name)}
+
+    def tensor_spec(self) -> tf.TensorSpec:
+        """The ids, [None, None] int32."""
+        return tf.TensorSpec([None, None], tf.int32, name="tensor")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in values that JSON can hold."""
+        return {
+            "kind": self.kind,
+            "ops": self.chain,
+            "inputs": dict(self.inputs),
+            "states": list(self.states),
+        }
+
+
+class Ids:
+    """Rows of ids in memory, end to end: row i is ``values[splits[i] : splits[i + 1]]``."""
+
+    def __init__(self, rows: list[list[int]]):
+        lengths = np.array([len(row) for row in rows], np.int64)
+        self.lengths = lengths
+        splits = np.concatenate([[0], np.cumsum(lengths)])
+        flat = (np.asarray(row, np.int32) for row in rows if row)
+        values = np.concatenate([np.zeros(0, np.int32), *flat])
+        with tf.device("CPU:0"):
+            self.values, self.splits = tf.constant(values), tf.constant(splits)
+
+    def gather(self, index: tf.Tensor) -> tf.RaggedTensor:
+        """The rows at ``index`` [n], int32 [n, None]."""
+        rows = tf.RaggedTensor.from_row_splits(self.values, self.splits, validate=False)
+        return tf.gather(rows, index)
+
+
+class TextReader:
+    """The texts of one split of a source, by row number: for classes, and for translation.
+
+    Args:
+        rows: with the column ``text``, or ``source`` and ``target``.
+        preprocess: strings -> ids; may learn its states after this.
+        bucket: ``data.bucket_batches``.
+    """
+
+    def __init__(self, rows: Rows, preprocess: TextPreprocess, bucket: int = 1):
+        self.rows, self.preprocess, self.bucket = rows, preprocess, bucket
+        self.target = None if rows.target is None else tf.constant(rows.target)
+
+    def python(self, indices, count: int) -> list[str]:
+        """All texts of these rows, through the first ``count`` ops."""
+        texts = [text for column in self.rows.columns.values() for text in column[indices]]
+        return self.preprocess.python(texts, count)
+
+    @cached_property
+    def ids(self) -> dict[str, Ids]:
+        """Column -> its rows as ids."""
+        return {
+            name: Ids(self.preprocess.python(column)) for name, column in self.rows.columns.items()
+        }
+
+    def count(self, indices) -> int:
+        """Examples that these rows make."""
+        return len(indices)
+
+    def train(self, indices, batch_size, seed, start_step, shuffle, window) -> tf.data.Dataset:
+        """The unbounded training stream; see :mod:`.stream`, and ``data.bucket_batches``."""
+        own, group = tf.constant(indices, tf.int64), self.bucket
+        lengths = tf.constant(sum(ids.lengths for ids in self.ids.values()))
+
+        def batches(number):  # the rows of a window of `group` batches, [group, batch_size]
+            _, place = positions(number, group * batch_size, len(indices), seed, shuffle)
+            rows = tf.gather(own, place)
+            if group > 1:
+                rows = tf.gather(rows, tf.argsort(tf.gather(lengths, rows), stable=True))
+            rows = tf.reshape(rows, [group, batch_size])
+            turn = permute(tf.range(group, dtype=tf.int64), group, seed, number, _BUCKETS)
+            return tf.gather(rows, turn) if shuffle and group > 1 else rows
+
+        windows = tf.data.Dataset.range(start_step // group, FOREVER)
+        rows = parallel(windows, batches).unbatch().skip(start_step % group)
+        return parallel(rows, lambda index: self._batch(index, _PAD_TO))
+
+    def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
+        """The rows in order, last batch smaller."""
+        own = tf.constant(indices, tf.int64)
+        steps = tf.data.Dataset.range(math.ceil(len(indices) / batch_size))
+        batch = parallel(
+            steps, lambda i: self._batch(own[i * batch_size : (i + 1) * batch_size], 1)
+        )
+        return deterministic(batch)
+
+    def _batch(self, index: tf.Tensor, pad_to: int):
+        if "text" in self.ids:
+            x = _pad(self.ids["text"].gather(index), pad_to)
+            return x if self.target is None else (x, tf.gather(self.target, index))
+        tokenizer = self.preprocess.tokenizer
+        source = _pad(self.ids["source"].gather(index), pad_to)
+        target = self.ids["target"].gather(index)
+        edge = tf.ones([tf.shape(index)[0], 1], tf.int32)
+        given = tf.concat([edge * tokenizer.start_id, target], axis=1)
+        asked = tf.concat([target, edge * tokenizer.end_id], axis=1)
+        return {"source": source, "target": _pad(given, pad_to)}, _pad(asked, pad_to)
+
+    def targets(self, indices) -> np.ndarray | None:
+        """Class ids; of pairs the target strings."""
+        if self.rows.target is not None:
+            return self.rows.target[indices]
+        return self.rows.columns["target"][indices] if "target" in self.rows.columns else None
+
+    def raw(self, indices) -> dict[str, np.ndarray]:
+        """The strings of these rows, by column."""
+        return self.rows.take(indices).columns
+
+
+class PackedReader(TextReader):
+    """Texts as one long row of ids, of which a language model sees ``context`` at a time.
+
+    Each document ends with the end token. In epoch e the cuts begin at a place of its own between
+    0 and context - 1, so that no token is always the first; evaluation begins at 0. What is left
+    at the end, fewer than ``context`` tokens, is not used.
+    """
+
+    def __init__(self, rows: Rows, preprocess: TextPreprocess, context: int | None):
+        super().__init__(rows, preprocess)
+        if context is None:
+            raise SourceError(
+                "A language model needs data.context: how many tokens an example has, e.g. "
+                "--data.context 64."
+            )
+        self.context = context
+        self._joined: dict[bytes, tf.Tensor] = {}
+
+    def tokens(self, indices) -> tf.Tensor:
+        """All tokens of these documents, int32 [tokens]."""
+        key = np.asarray(indices, np.int64).tobytes()
+        if key not in self._joined:
+            ids, end = self.ids["text"], self.preprocess.tokenizer.end_id
+            values, splits = ids.values.numpy(), ids.splits.numpy()
+            parts = [values[splits[row] : splits[row + 1]] for row in indices]
+            if len(parts) > 1:  # a single text is not ended: it is a cut out of a longer one
+                parts = [np.append(part, np.int32(end)) for part in parts]
+            with tf.device("CPU:0"):
+                self._joined[key] = tf.constant(np.concatenate(parts))
+        return self._joined[key]
+
+    def count(self, indices) -> int:
+        """Whole examples of which each token has a next one."""
+        found = (len(self.tokens(indices)) - 1) // self.context
+        if not found:
+            raise SourceError(
+                f"A split has {len(self.tokens(indices))} tokens, too few for one example of "
+                f"data.context {self.context} and the token after it. Give more text, or lower "
+                "data.context."
+            )
+        return found
+
+    def train(self, indices, batch_size, seed, start_step, shuffle, window) -> tf.data.Dataset:
+        """The unbounded training stream; see :mod:`.stream`."""
+        tokens, context = self.tokens(indices), self.context
+        room = len(tokens) - 1 - context  # the last place at which an example can begin
+        count = self.count(indices)
+
+        def batch(step):
+            epoch, place = positions(step, batch_size, count, seed, shuffle)
+            phase = Draws(seed, epoch, tf.zeros_like(epoch), _PHASE).integers(context)
+            begins = place * context + tf.cast(phase, tf.int64) * int(shuffle)
+            # The last example begins so early that it is whole, wherever the cuts are.
+            return self._pieces(tokens, tf.minimum(begins, room))
+
+        return parallel(tf.data.Dataset.range(start_step, FOREVER), batch)
+
+    def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
+        """The pieces in order, last batch smaller."""
+        tokens, n = self.tokens(indices), self.count(indices)
+
+        def batch(step):
+            place = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, n))
+            return self._pieces(tokens, place * self.context)
+
+        return deterministic(parallel(tf.data.Dataset.range(math.ceil(n / batch_size)), batch))
+
+    def _pieces(self, tokens, begins):
+        places = begins[:, None] + tf.range(self.context + 1, dtype=tf.int64)
+        piece = tf.gather(tokens, places)
+        return piece[:, :-1], piece[:, 1:]
+
+    def targets(self, indices) -> None:
+        """None: the targets are the texts themselves."""
+
+
+def _pad(rows: tf.RaggedTensor, pad_to: int) -> tf.Tensor:
+    """int32 [n,t], padded with 0; t is at least 1 and a multiple of ``pad_to``."""
+    longest = tf.maximum(tf.reduce_max(rows.row_lengths()), 1)
+    width = (longest + pad_to - 1) // pad_to * pad_to
+    return rows.to_tensor(0, shape=tf.stack([-1, width]))
