@@ -20,6 +20,8 @@ regression                 in the target's own units
 ``nll``                    -log density of the truth, in nats; for likelihood losses
 ``coverage_90``            share of truths inside the central 90% interval; should be 0.9
 ========================== =====================================================================
+
+Those of language models and translations stand in :mod:`.texts`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import gallery, pictures, plots
+from . import gallery, pictures, plots, texts
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -109,6 +111,8 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
     Returns:
         (result as in :func:`evaluate`, predictions as in :func:`predict_split`).
     """
+    if dataset.task in texts.TASKS:
+        return texts.measure(model, dataset, split)
     predictions = predict_split(model, loss, dataset, split)
     target = dataset.targets(split)
     if dataset.task == "classification":
@@ -320,6 +324,8 @@ PICTURES = {
     "filters.png": "the first layer's weights, as images",
     "feature_maps.png": "what each stage of the network makes of two images",
     "grad_cam.png": "where in the image the answer comes from",
+    "accuracy_by_length.png": "how many answers are exact, by the length of the source",
+    "attention.png": "what is looked at while a translation is written",
     "residuals.png": "predicted and true values, and their differences",
 }
 """What ``plots/`` can hold; the first is drawn by the trainer, the others by :func:`report`."""
@@ -342,6 +348,9 @@ def report(
         directory: where the pictures go. Those of an earlier report are replaced or removed.
     """
     directory, split = Path(directory), result["split"]
+    if dataset.task in texts.TASKS:
+        texts.report(model, dataset, predictions, directory)
+        return
     if dataset.task not in ("classification", "regression"):
         return
     target = dataset.targets(split).reshape(-1)

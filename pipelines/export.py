@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import check_export
+from . import check_export, served_text
 from .run import Run, RunError, write_json
 from .served import Served, examples, respond
 from .signature import describe
@@ -197,6 +197,8 @@ def _compare(directory: Path, run: Run, served: Served, rows: dict, x: np.ndarra
 
 
 def _keras_answers(run: Run, x: np.ndarray) -> dict[str, np.ndarray]:
+    if run.dataset["task"] in served_text.TASKS:
+        return served_text.expected(run.model, run.preprocess, x)
     outputs, more = respond(run.model, x)
     outputs = run.loss.predict(outputs)
     outputs = {k: keras.ops.convert_to_numpy(v) for k, v in outputs.items()}

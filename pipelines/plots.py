@@ -177,7 +177,7 @@ def calibration_curve(
         top.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2,
                  label="perfectly calibrated")  # fmt: skip
         # The Wilson interval stays inside [0, 1] and is honest for bins of few examples.
-        low, high = _wilson(true, n[used])
+        low, high = wilson(true, n[used])
         top.errorbar(said, true, (true - low, high - true), color=BLUE, marker="o", markersize=5,
                      elinewidth=1, capsize=2, label="model, 95% interval")  # fmt: skip
         top.set_ylabel("share that is right")
@@ -197,7 +197,8 @@ def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95% interval (1927) of shares of n trials: (low, high), as long as ``share``."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return np.minimum(centre - half, share), np.maximum(centre + half, share)

@@ -1,4 +1,4 @@
-"""Answers for new inputs: image files, the rows of a CSV file, standard input, NumPy arrays.
+"""Answers for new inputs: image files, the rows of a CSV file, texts, standard input, arrays.
 
 The very function that is exported answers here, in process, 256 rows at a time.
 """
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from .data import SourceError, delimited, table
 from .data.source import nearest
+from .data.text import texts_of
 from .run import Run
 from .served import Served
 
@@ -39,16 +40,21 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
               [h,w], [h,w,c], [n,h,w,c] or a list of them;
             - a table: the path of a CSV file with a header ("-": standard input), of which the
               target and other columns are passed over, or {column: values};
+            - text: a string or several; one that is the path of a file (.txt, or a table with the
+              column of training) stands for its lines or rows, "-" for those of standard input;
             - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
               names of training are known, else in order.
 
     Returns:
-        Each a dict of JSON-able values. ``input`` (a path, or the row's number from 1) and for
-        classification ``label``, ``class_id``, ``probability``, ``probabilities`` {label: p}, and
-        with more than ten classes ``top5``, the most probable first: [{"label", "class_id",
-        "probability"}]; for
-        regression ``prediction`` and, where the model has them, ``stddev``, ``quantiles``; for KNN
-        also ``neighbors``, nearest first: [{"id": position in the order of storing, "distance"}].
+        Each a dict of JSON-able values. ``input`` (a path, a row's number from 1, or the text), and
+
+            - classification: ``label``, ``class_id``, ``probability``, ``probabilities`` {label: p}
+              and with more than ten classes ``top5``, the most probable first: [{"label",
+              "class_id", "probability"}];
+            - regression: ``prediction`` and, where the model has them, ``stddev``, ``quantiles``;
+            - translation: ``translation`` and ``score``; a language model: ``text``;
+            - KNN also ``neighbors``, nearest first: [{"id": position in the order of storing,
+              "distance"}].
 
     Raises:
         SourceError: a file that is missing or cannot be read, a missing column, a wrong number of
@@ -65,6 +71,8 @@ def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any
     kind = run.dataset["kind"]
     if kind == "image":
         rows = _images(inputs, run)
+    elif kind in ("text", "pairs"):
+        rows = _texts(inputs, run)
     else:
         rows = _columns(inputs, run) if kind == "columns" else _features(inputs, run)
     while batch := list(islice(rows, BATCH)):
@@ -97,6 +105,8 @@ def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, n
                     "GIF file. Replace it or leave it out."
                 ) from None
         raise
+    if "translation" in found or "text" in found:
+        return found
     values = found["probabilities" if "probabilities" in found else "prediction"]
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(names), -1).all(axis=1))
     if len(bad):
@@ -128,6 +138,11 @@ def _answer(name: Any, found: dict[str, np.ndarray], classes: list[str]) -> dict
                 }
                 for i in best
             ]
+    elif "translation" in found or "text" in found:
+        answer |= {
+            key: value.decode() if isinstance(value, bytes) else float(value)
+            for key, value in found.items()
+        }
     else:
         plain = ("prediction", "stddev", "quantiles")
         answer |= {key: found[key].tolist() for key in plain if key in found}
@@ -203,6 +218,36 @@ def _unreadable(path: Path, error: OSError) -> SourceError:
     if isinstance(error, IsADirectoryError):
         return SourceError(f"{path} is a folder. Name the image files, e.g. {path}/*.png.")
     return SourceError(f"{path} cannot be read: {error.strerror}.")
+
+
+def _texts(inputs: Any, run: Run) -> Iterator[Row]:
+    own = run.preprocess.input_name
+    inputs = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    for number, one in enumerate(inputs, 1):
+        if not isinstance(one, str | os.PathLike):
+            raise SourceError(
+                f"Input {number} is a {type(one).__name__}. This run takes text: strings, or "
+                "paths of files with a text a line."
+            )
+        if str(one) == _STDIN:
+            lines = sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
+        elif _is_file(one):
+            lines = texts_of(Path(one), run.recipe.data)
+        else:
+            lines = [str(one)]
+        for line in lines:
+            yield _short(line), {own: line.encode("utf-8", "replace")}
+
+
+def _is_file(text: str | os.PathLike) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or a zero byte
+        return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _columns(inputs: Any, run: Run) -> Iterator[Row]:

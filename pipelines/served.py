@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from . import served_text
 from .data import SourceError, load
 from .run import Run, RunError
 
@@ -76,37 +77,21 @@ class Served(tf.Module):
 
     def __init__(self, model: keras.Model, loss, preprocess, about: dict[str, Any]):
         super().__init__(name="served")
-        task, classes = about["task"], list(about["classes"])
-        if task not in ("classification", "regression"):
+        task = about["task"]
+        if task not in ("classification", "regression", *served_text.TASKS):
             raise RunError(
                 f"This run's data are {task}: its model has no answer to export or predict."
             )
-        mean, deviation = about["target_scale"]
         # The variables alone are saved: a Keras object in the file would ask for Keras on loading.
         self.state = [variable.value for variable in model.variables]
+        self.tables = getattr(preprocess, "modules", None)  # lookup tables have to be found too
         specs = preprocess.raw_signature()
         self.names = input_names(specs)
-
-        def answer(x):
-            outputs, more = respond(model, x)
-            outputs = loss.predict(outputs)
-            if task == "classification":
-                probabilities = tf.cast(outputs["probabilities"], tf.float32)
-                chosen = tf.argmax(probabilities, axis=-1)
-                labels = tf.constant([name.encode() for name in classes])
-                answers = {
-                    "probabilities": probabilities,
-                    "class_id": chosen,
-                    "label": tf.gather(labels, chosen),
-                }
-            else:
-                answers = {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
-                for name in ("prediction", "quantiles"):
-                    if name in answers:
-                        answers[name] = answers[name] * deviation + mean
-                if "stddev" in answers:
-                    answers["stddev"] = answers["stddev"] * deviation
-            return answers | more
+        self.generate = None
+        if task in served_text.TASKS:
+            answer, self.generate = served_text.answers(model, preprocess)
+        else:
+            answer = _answers(model, loss, about)
 
         def raw(inputs):
             return answer(preprocess.serve({own: inputs[key] for own, key in self.names.items()}))
@@ -128,10 +113,38 @@ class Served(tf.Module):
     @cached_property
     def signatures(self) -> dict[str, Any]:
         """Name of the signature -> concrete function."""
-        return {
-            "serving_default": self.raw.get_concrete_function(),
-            "tensor": self.tensor.get_concrete_function(),
-        }
+        functions = {"serving_default": self.raw, "tensor": self.tensor}
+        if self.generate is not None:
+            functions["generate"] = self.generate
+        return {name: function.get_concrete_function() for name, function in functions.items()}
+
+
+def _answers(model: keras.Model, loss, about: dict[str, Any]):
+    """x [n, ...] -> answers for classes or numbers, by name."""
+    classes, (mean, deviation) = list(about["classes"]), about["target_scale"]
+
+    def answer(x):
+        outputs, more = respond(model, x)
+        outputs = loss.predict(outputs)
+        if about["task"] == "classification":
+            probabilities = tf.cast(outputs["probabilities"], tf.float32)
+            chosen = tf.argmax(probabilities, axis=-1)
+            labels = tf.constant([name.encode() for name in classes])
+            answers = {
+                "probabilities": probabilities,
+                "class_id": chosen,
+                "label": tf.gather(labels, chosen),
+            }
+        else:
+            answers = {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
+            for name in ("prediction", "quantiles"):
+                if name in answers:
+                    answers[name] = answers[name] * deviation + mean
+            if "stddev" in answers:
+                answers["stddev"] = answers["stddev"] * deviation
+        return answers | more
+
+    return answer
 
 
 def respond(model: keras.Model, x) -> tuple[Any, dict[str, Any]]:
@@ -167,6 +180,8 @@ def examples(
         return _made_up(run.preprocess, names, count), None
     split = "validation" if "validation" in dataset.sizes else "train"
     count = min(count, dataset.sizes[split])
+    if dataset.kind in ("text", "pairs"):
+        return served_text.examples(dataset, split, count)
     raw = dataset.raw(split, np.arange(count))
     if "image_bytes" in names:
         raw = {"image_bytes": [tf.io.encode_png(image).numpy() for image in raw["image"]]}

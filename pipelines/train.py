@@ -28,6 +28,9 @@ from .recipe import Recipe, RecipeError
 
 log = logging.getLogger(__name__)
 
+# what a loss has to be for, where it is not the data's task itself
+LOSS_TASK = {"language-model": "classification", "translation": "classification"}
+
 
 class Diverged(RuntimeError):
     """Training left the finite numbers. The message names the quantity, the step and the epoch."""
@@ -87,10 +90,10 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
         run.check_same_data(run.Run(directory), dataset)
     keras.utils.set_random_seed(recipe.seed)
     loss = choices.build_loss(recipe.loss)
-    if loss.task != dataset.task:
+    if loss.task != LOSS_TASK.get(dataset.task, dataset.task):
         raise RecipeError(
             f"The loss {recipe.loss.name!r} is for {loss.task}, the data of "
-            f"{recipe.data.source} for {dataset.task}. Choose another loss (`epochal list "
+            f"{recipe.data.source} are for {dataset.task}. Choose another loss (`epochal list "
             "losses`), or set data.task."
         )
     if dataset.mixes and not loss.takes_mixtures:
@@ -181,14 +184,17 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
     with run.appearing(directory / "model.keras") as temporary:
         model.save(temporary)
     plots.learning_curves(rows, directory / "plots" / "learning_curves.png")
+    samples: list[dict[str, str]] = []
     for split in ("validation", "test"):
         if split in dataset.sizes:
             result, predictions = measure(model, loss, dataset, split)
             summary[split] = result["metrics"]
+            samples = result.get("samples", [])
     if "test" in dataset.sizes:
         report(model, loss, dataset, result, predictions, directory / "plots")
     drawn = {n: what for n, what in PICTURES.items() if (directory / "plots" / n).is_file()}
-    run.write_atomic(directory / "README.md", _card(recipe, dataset, summary, drawn))
+    card = _card(recipe, dataset, summary, drawn, samples)
+    run.write_atomic(directory / "README.md", card)
     run.write_json(directory / "metrics.json", summary)
     return run.Run(directory)
 
@@ -315,7 +321,13 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str]) -> str:
+def _card(
+    recipe: Recipe,
+    dataset,
+    summary: dict[str, Any],
+    drawn: dict[str, str],
+    samples: list[dict[str, str]],
+) -> str:
     """The model card: what was trained on what, how well it does, its pictures, its commands."""
     lines = [f"# {recipe.name}", ""]
     lines += [
@@ -347,6 +359,8 @@ def _card(recipe: Recipe, dataset, summary: dict[str, Any], drawn: dict[str, str
             for split in ("validation", "test")
         ]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    for sample in samples:
+        lines += ["", *(f"> {key}: {' '.join(text.split())}  " for key, text in sample.items())]
     lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items()), ""]
     if measured:
         lines += ["The test split was used once, after training.", ""]

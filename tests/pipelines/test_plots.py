@@ -97,7 +97,7 @@ def test_calibration_curve_bins(tmp_path, figures):
 
 
 def test_intervals_of_shares_are_wilsons():
-    low, high = plots._wilson(np.array([0.0, 0.5]), np.array([10, 10]))
+    low, high = plots.wilson(np.array([0.0, 0.5]), np.array([10, 10]))
     np.testing.assert_allclose(low, [0.0, 0.2366], atol=1e-4)
     np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
 
