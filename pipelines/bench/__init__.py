@@ -45,6 +45,7 @@ _XLA = ({"jit": False}, {"jit": True})
 _FIT = ("ours", "bare fit")
 _RESNET = ("ours", "stock Keras layers")
 _RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "matrix products")
+_SEQUENCES = ("ours", "stock Keras layers", "PyTorch")
 _KNN = ("ours", "faiss", "scikit-learn")
 _NET = {"net": "resnet20"}
 _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
@@ -82,6 +83,18 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
             Row("batch 8, 224x224x3, f32", "resnet50", _RESNET50, _F32),
             Row("batch 8, 224x224x3, bf16", "resnet50", _RESNET50, _BF16),
         ),
+    ),
+    "lstm": (
+        "a training step of an LSTM language model against stock Keras layers and PyTorch",
+        (Row("batch 32, 100 tokens, 2 x 256, f32", "lstm", _SEQUENCES, settings=_XLA),),
+    ),
+    "transformer": (
+        "a training step of a small Transformer against stock Keras layers and PyTorch",
+        (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _SEQUENCES, settings=_XLA),),
+    ),
+    "decode": (
+        "greedy decoding of 128 tokens with and without cached keys and values",
+        (Row("Transformer 3+3 x 256, batch 8", "decode", ("ours", "without cache")),),
     ),
 }
 TABLE = {name: text for name, (text, _) in BENCHMARKS.items()}

@@ -17,6 +17,7 @@ import numpy as np
 
 from .input import input_images
 from .nets import clock, need, resnet20, resnet50
+from .sequences import decode, lstm, transformer
 
 
 def knn(side: str, *, quick: bool, data: str = "noise") -> dict[str, Any]:
@@ -135,11 +136,14 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
 
 
 CASES = {
+    "decode": decode,
     "input": input_images,
     "knn": knn,
+    "lstm": lstm,
     "resnet20": resnet20,
     "resnet50": resnet50,
     "train_loop": train_loop,
+    "transformer": transformer,
 }
 
 
