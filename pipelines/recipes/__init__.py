@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..recipe import Recipe, RecipeError
 
-_MODULES = ("alexnet", "knn", "mlp", "resnet", "resnet_imagenet")  # one or two files a milestone
+# one or two files a milestone
+_MODULES = ("alexnet", "knn", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer")
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 
 

@@ -1,0 +1,84 @@
+"""The Transformer: dates, and English to French and Korean."""
+
+from __future__ import annotations
+
+from ..recipe import Algorithm, Choice, Data, Recipe
+from . import recipe
+
+_ADAM = {"beta_2": 0.98, "epsilon": 1e-9}  # Vaswani et al. 2017, section 5.3
+
+
+@recipe
+def transformer_dates() -> Recipe:
+    """Human-readable dates to ISO, letter by letter.
+
+    2 CPU cores. Not measured.
+
+        epochal train transformer-dates
+    """
+    return Recipe(
+        name="transformer-dates",
+        data=Data(
+            source="builtin:dates",
+            ops="characters",
+            batch_size=64,
+            validation_fraction=0.05,
+            test_fraction=0.05,
+            bucket_batches=20,
+        ),
+        model=Choice(name="transformer-small", width=64, hidden=256),
+        loss=Choice(name="cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.002, **_ADAM),
+            schedule=Choice(name="one-cycle"),
+            epochs=8,
+        ),
+    )
+
+
+@recipe
+def transformer_en_fr() -> Recipe:
+    """English to French paragraphs of LibreOffice's help.
+
+    2 CPU cores. Not measured. Needs EPOCHAL_DATA_DIR.
+
+        epochal train transformer-en-fr
+    """
+    return _help("transformer-en-fr", "pairs:@help-en-fr", test_fraction=0.038)
+
+
+@recipe
+def transformer_en_ko() -> Recipe:
+    """English to Korean paragraphs of LibreOffice's help.
+
+    2 CPU cores. Not measured. Needs EPOCHAL_DATA_DIR.
+
+        epochal train transformer-en-ko
+    """
+    return _help("transformer-en-ko", "pairs:@help-en-ko", test_fraction=0.071)
+
+
+def _help(name: str, source: str, test_fraction: float) -> Recipe:
+    """The paper's losses, optimizer and shape of the schedule on 2 cores' worth of layers."""
+    return Recipe(
+        name=name,
+        data=Data(
+            source=source,
+            ops="nfkc|byte_bpe(8000)|max_tokens(64)",
+            batch_size=64,
+            validation_fraction=0.02,
+            test_fraction=test_fraction,
+            bucket_batches=50,
+        ),
+        model=Choice(
+            name="transformer-small", width=256, layers=3, heads=4, hidden=1024, norm="pre"
+        ),
+        loss=Choice(name="cross-entropy", label_smoothing=0.1),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.001, **_ADAM),
+            schedule=Choice(name="one-cycle"),
+            epochs=15,
+            clip_norm=1.0,
+            precision="mixed_bfloat16",
+        ),
+    )
