@@ -129,7 +129,7 @@ def test_max_tokens_truncates_and_counts():
 
 
 def test_max_tokens_refuses_in_the_data_and_cuts_when_served():
-    op = make('max_tokens(2, overflow="refuse")')
+    op = make('bytes|max_tokens(2, overflow="refuse")')
     assert op.python([[1, 2], []]) == [[1, 2], []]
     with pytest.raises(OpsError, match=r"row 1 has 3 ids, and 2 of 3 rows"):
         op.python([[1], [1, 2, 3], [1, 2, 3, 4]])
@@ -145,6 +145,9 @@ def test_max_tokens_refuses_in_the_data_and_cuts_when_served():
         ("nfc(1)", "too many positional arguments"),
         ("word_piece", "Did you mean 'wordpiece'"),
         ("flip_lr", "acts on image, but the source gives text"),
+        ("max_tokens(4)|bytes", r"acts on ids, .* it gets strings. Put it after the tokenizer"),
+        ("bytes|nfc", r"acts on strings, .* Put it before the tokenizer \(byte_bpe, bytes, char"),
+        ("bytes|wordpiece", "'wordpiece' acts on strings, but in 'bytes|wordpiece' it gets ids"),
     ],
 )
 def test_chains_are_checked_before_data_are_read(chain, message):

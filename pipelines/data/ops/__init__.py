@@ -130,6 +130,8 @@ class Op:
     each: bool = False
     of_window: Callable[..., Any] | None = None
     makes: bool = False
+    takes: str = "strings"
+    gives: str = "strings"
 
 
 def op(
@@ -140,6 +142,8 @@ def op(
     each: bool = False,
     of_window: Callable[..., Any] | None = None,
     makes: bool = False,
+    takes: str = "strings",
+    gives: str = "strings",
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as an op for these kinds of data; see the module's docstring.
@@ -153,12 +157,16 @@ def op(
             for a source of which it is cheaper to read a part: ``read(top, left, height, width)``
             gives uint8 [h,w,c]. The result, [1,...], is that of the op on the whole image.
         makes: the function takes no batch: it makes the op from its arguments (and ``state``).
+        takes: "strings" or "ids", what an op on text acts on.
+        gives: what it leaves; tokenizers turn strings into ids.
         name: in the chain; by default the function's.
     """
 
     def register(function):
         known_as = name or function.__name__
-        entry = Op(known_as, kinds, function, fit, random, sets_size, each, of_window, makes)
+        entry = Op(
+            known_as, kinds, function, fit, random, sets_size, each, of_window, makes, takes, gives
+        )
         for kind in kinds:
             _REGISTRY[kind, entry.name] = entry
         return function
@@ -184,11 +192,20 @@ def find(name: str, kind: str) -> Op:
 
 
 def build(chain: str, kind: str) -> list[tuple[Step, Op]]:
-    """Parses a chain and checks names, kinds and arguments for this kind of data. OpsError."""
+    """Parses a chain and checks names, kinds, arguments and, for text, the order. OpsError."""
     built = []
+    left = "strings"
     for step in parse(chain):
         entry = find(step.name, kind)
         built.append((check(step, entry), entry))
+        if entry.takes != left:
+            names = sorted(n for (k, n), e in _REGISTRY.items() if k == kind and e.takes != e.gives)
+            where = "after" if entry.takes == "ids" else "before"
+            raise OpsError(
+                f"The op {step.name!r} acts on {entry.takes}, but in {chain!r} it gets {left}. Put "
+                f"it {where} the tokenizer ({', '.join(names)})."
+            )
+        left = entry.gives
     return built
 
 

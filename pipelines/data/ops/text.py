@@ -22,7 +22,7 @@ from ..normal_forms import normal_form
 from ..tokenizers import ByteBPE, Bytes, Characters, TextOp, Tokenizer, WordPiece
 from . import OpsError, op
 
-__all__ = ["TextOp", "Tokenizer"]
+__all__ = ["TextOp", "Tokenizer"]  # from here for those who run chains; ops are found by name
 Size = Annotated[int, Field(ge=5)]  # four special pieces and one more
 
 
@@ -175,7 +175,7 @@ def _fit_characters(rows: list[str], size: int | None = None) -> dict[str, Any]:
     return {"vocabulary": Characters.learn(rows, size)}
 
 
-@op("text", makes=True, fit=_fit_characters)
+@op("text", makes=True, gives="ids", fit=_fit_characters)
 def characters(size: Size | None = None, *, state: dict[str, Any]) -> TextOp:
     """Characters to ids, by the characters of the training data.
 
@@ -185,7 +185,7 @@ def characters(size: Size | None = None, *, state: dict[str, Any]) -> TextOp:
     return Characters(*_learnt("characters", state, "vocabulary"))
 
 
-@op("text", makes=True, name="bytes")
+@op("text", makes=True, gives="ids", name="bytes")
 def utf8_bytes() -> TextOp:
     """The bytes of UTF-8 to ids; nothing is learnt or unknown.
 
@@ -198,7 +198,7 @@ def _fit_wordpiece(rows: list[str], size: int = 8000) -> dict[str, Any]:
     return {"vocabulary": WordPiece.learn(rows, size)}
 
 
-@op("text", makes=True, fit=_fit_wordpiece)
+@op("text", makes=True, gives="ids", fit=_fit_wordpiece)
 def wordpiece(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
     """Pieces of words to ids, longest first, as BERT has it.
 
@@ -213,7 +213,7 @@ def _fit_byte_bpe(rows: list[str], size: int = 8000) -> dict[str, Any]:
     return {"vocabulary": vocabulary, "merges": merges}
 
 
-@op("text", makes=True, fit=_fit_byte_bpe)
+@op("text", makes=True, gives="ids", fit=_fit_byte_bpe)
 def byte_bpe(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
     """Merged bytes to ids, as GPT-2 has it.
 
@@ -223,7 +223,7 @@ def byte_bpe(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
     return ByteBPE(*_learnt("byte_bpe", state, "vocabulary", "merges"))
 
 
-@op("text", makes=True)
+@op("text", makes=True, takes="ids", gives="ids")
 def max_tokens(
     n: Annotated[int, Field(ge=1)], overflow: Literal["truncate", "refuse"] = "truncate"
 ) -> TextOp:

@@ -44,7 +44,7 @@ class Tokenizer(TextOp):
             one that a vocabulary lacks.
 
     Attributes:
-        vocabulary: pieces; bytes in printable form, see :data:`byte_bpe.PRINTABLE`.
+        vocabulary: pieces; bytes in printable form, see :func:`.simple.printable_bytes`.
         vocabulary_size: their number.
         pad_id, start_id, end_id, unknown_id: ids, -1 for None; 0 to 3 for what we train ourselves.
 
@@ -68,18 +68,24 @@ class Tokenizer(TextOp):
         if len(ids) < self.vocabulary_size:
             twice = Counter(vocabulary).most_common(1)[0][0]
             raise OpsError(f"The vocabulary holds {twice!r} more than once; ids must be unique.")
-        for name, piece in {"pad": pad, "start": start, "end": end, "unknown": unknown}.items():
-            if piece is not None and piece not in ids:
-                raise OpsError(
-                    f"The vocabulary has no {piece!r} for {name}. Name the piece that it has, e.g. "
-                    f"{name}='[CLS]', or {name}=None."
-                )
-            setattr(self, f"{name}_id", ids.get(piece, -1))
-        # Out of reach of tf.Module, which wraps lists and dicts and makes them slow.
+        # A method is out of reach of tf.Module, which would wrap the dict and make it slow.
         self._id_of = ids.get
+        self.pad_id = self._special_id("pad", pad)
+        self.start_id = self._special_id("start", start)
+        self.end_id = self._special_id("end", end)
+        self.unknown_id = self._special_id("unknown", unknown)
         self._written = np.array([self._write(piece) for piece in vocabulary], object)
         if unknown is not None:
             self._written[self.unknown_id] = self._write_unknown(unknown)
+
+    def _special_id(self, name: str, piece: str | None) -> int:
+        number = self._id_of(piece, -1)
+        if piece is not None and number < 0:
+            raise OpsError(
+                f"The vocabulary has no {piece!r}. Give the name of the piece that it has for this "
+                f"use, {name}=..., or {name}=None."
+            )
+        return number
 
     def _write(self, piece: str) -> bytes:
         """What a piece adds to a decoded text."""
@@ -101,8 +107,8 @@ class Tokenizer(TextOp):
     def decode(self, ids: tf.Tensor) -> tf.Tensor:
         """Ids int32 [n, t] -> strings [n]; core operations only.
 
-        What follows the first end is dropped, pads and starts are skipped. An unknown piece
-        becomes U+FFFD, in WordPiece, which knows its name, "[UNK]". So do bytes that are not UTF-8.
+        What follows the first end is dropped, pads and starts are skipped. The unknown piece
+        becomes U+FFFD, in WordPiece its name, "[UNK]". Bytes that are not UTF-8 become U+FFFD.
         """
         ids = tf.convert_to_tensor(ids)
         kept = tf.cumsum(tf.cast(ids == self.end_id, tf.int32), axis=1) == 0
