@@ -16,6 +16,9 @@ from types import ModuleType
 
 _EXPORTS = {
     "Algorithm": ".recipe",
+    "ablate": ".ablate",
+    "crossval": ".crossval",
+    "ensemble": ".ensemble",
     "Choice": ".recipe",
     "Data": ".recipe",
     "EarlyStopping": ".recipe",

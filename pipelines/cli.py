@@ -21,20 +21,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from . import listing, results
-from .recipe import Recipe, RecipeError, keys, override
+from . import listing, results, study_verbs
+from .arguments import Directory, Positional, RecipeName, RunName, UsageError, changed_recipe
+from .recipe import RecipeError, keys
 from .terminal import load_tensorflow, log_to, new_console, print_json, say
 
-Positional = tyro.conf.Positional
-# What help and errors call an argument, in place of its type.
-RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+_OF_RECIPES = ("train", "show", "crossval", "ensemble", "ablate")
 _KINDS = ("models", "recipes", "data", "ops", "losses", "optimizers", "schedules")
-
-
-class UsageError(Exception):
-    """The command line makes no sense; exit code 2."""
 
 
 def list_(
@@ -110,8 +103,8 @@ def show(
     elif is_run or is_recipe:
         if keys:  # the options of each choice stand in its code
             load_tensorflow()
-        recipe = Run(name).recipe if is_run else _recipe(name, overrides)
-        show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
+        recipe = Run(name).recipe if is_run else changed_recipe(name, overrides)
+        show_module.showchanged_recipe(recipe, console, with_keys=keys, as_json=json)
     elif Path(name).is_file():
         load_tensorflow()
         show_module.show_weights(name, console, as_json=json)
@@ -143,7 +136,7 @@ def train(
         allow_differences: resume although other versions or threads give other bits.
         json: print the final metrics as JSON.
     """
-    changed = _recipe(recipe, overrides)
+    changed = changed_recipe(recipe, overrides)
     load_tensorflow()
     from .progress import TerminalProgress
     from .train import train as train_
@@ -280,6 +273,9 @@ VERBS = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "crossval": study_verbs.crossval,
+    "ensemble": study_verbs.ensemble,
+    "ablate": study_verbs.ablate,
     "bench": bench,
     "completion": completion,
 }
@@ -380,7 +376,7 @@ def _complete(words: list[str]) -> list[str]:
         function = VERBS.get(verb)
         parameters = inspect.signature(function).parameters.values() if function else ()
         flags = [p.name.replace("_", "-") for p in parameters if p.kind is p.KEYWORD_ONLY]
-        dotted = [k.replace("_", "-") for k in keys()] if verb in ("train", "show") else []
+        dotted = [k.replace("_", "-") for k in keys()] if verb in _OF_RECIPES else []
         return [f"--{flag}" for flag in [*flags, *dotted] if flag != "overrides"]
     if len(words) == 2:
         from ..models import list_models
@@ -389,18 +385,12 @@ def _complete(words: list[str]) -> list[str]:
         runs = [str(p.parent) for p in Path("runs").glob("*/recipe.json")]
         return {
             "list": list(_KINDS),
-            "train": list_recipes(),
+            **dict.fromkeys(_OF_RECIPES, list_recipes()),
             "show": [*list_recipes(), *list_models(), *runs],
             "completion": ["bash", "zsh"],
             "bench": list(listing.tables("benchmarks")),
         }.get(verb, runs)
     return []
-
-
-def _recipe(name: str, overrides: dict[str, str] | None) -> Recipe:
-    from .recipes import get_recipe
-
-    return override(get_recipe(name), overrides or {})
 
 
 def _as_interrupt(signum, frame):

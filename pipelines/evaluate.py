@@ -115,16 +115,27 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
         return texts.measure(model, dataset, split)
     predictions = predict_split(model, loss, dataset, split)
     target = dataset.targets(split)
-    if dataset.task == "classification":
+    metrics = {} if target is None else measure_predictions(loss, target, predictions)
+    n = len(next(iter(predictions.values())))
+    return {"split": split, "examples": n, "metrics": metrics}, predictions
+
+
+def measure_predictions(
+    loss, target: np.ndarray, predictions: dict[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Metrics with intervals of predictions for known targets [n].
+
+    Args:
+        loss: that the model was trained with.
+        target: class ids, or numbers in their own units.
+        predictions: as :func:`predict_split` gives them.
+    """
+    if "probabilities" in predictions:
         probabilistic = not isinstance(loss, losses.ZeroOne)
         statistic = classification(target, predictions["probabilities"], probabilistic)
-    elif dataset.task == "regression":
-        statistic = regression(target, predictions)
     else:
-        statistic = None
-    n = len(next(iter(predictions.values())))
-    metrics = intervals(statistic, n) if statistic else {}
-    return {"split": split, "examples": n, "metrics": metrics}, predictions
+        statistic = regression(target, predictions)
+    return intervals(statistic, len(target))
 
 
 def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np.ndarray]:

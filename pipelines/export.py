@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,35 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"There is no export format {format!r}. Available: {', '.join(FORMATS)}.")
     run = run if isinstance(run, Run) else Run(run)
-    base = Path(to) if to is not None else run.path / "export"
     served = Served.of(run)
     rows, x = examples(run, data)
+
+    def check(directory):
+        if verify:
+            _compare(directory, run, served, rows, x)
+
+    return publish(served, run, rows, Path(to) if to is not None else run.path / "export", check)
+
+
+def publish(
+    served: tf.Module,
+    run: Run,
+    rows: dict[str, np.ndarray],
+    base: Path,
+    check: Callable[[Path], None],
+) -> Path:
+    """Writes functions as the next version under ``base``, whole or not at all, and returns it.
+
+    Args:
+        served: with ``signatures``, ``raw`` and ``names``, as :class:`.served.Served` has them.
+        run: a run on the same data: what the inputs and labels mean.
+        rows: raw inputs by the signature's names, for the example request.
+        base: the directory that gets ``<version>/``.
+        check: called with the directory before it is published; raises where it is wrong.
+
+    Raises:
+        RunError: it cannot be written, or needs operations beyond core TensorFlow.
+    """
     try:
         base.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=base, prefix=".building-"))
@@ -81,16 +107,15 @@ def export(
                 "TensorFlow alone cannot run elsewhere. Build it from keras.ops and core "
                 "TensorFlow operations."
             )
-        if verify:
-            _compare(building, run, served, rows, x)
-        return _publish(building, base)
+        check(building)
+        return _next_version(building, base)
     except OSError as error:
         raise RunError(f"The export to {base} failed: {error}.") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(served: Served, directory: Path, run: Run, rows: dict[str, np.ndarray]) -> None:
+def _write(served: tf.Module, directory: Path, run: Run, rows: dict[str, np.ndarray]) -> None:
     about = run.dataset
     with tempfile.TemporaryDirectory() as place:
         if about["classes"]:
@@ -123,7 +148,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _publish(building: Path, base: Path) -> Path:
+def _next_version(building: Path, base: Path) -> Path:
     for folder, _, names in os.walk(building, topdown=False):
         for name in [*names, "."]:
             handle = os.open(os.path.join(folder, name), os.O_RDONLY)
@@ -183,8 +208,19 @@ def _compare(directory: Path, run: Run, served: Served, rows: dict, x: np.ndarra
             x = run.preprocess.serve(own).numpy()
         expected = _keras_answers(run, x)
     request = {f"serving_default/{name}": value for name, value in rows.items()} | {"tensor/x": x}
+    require_answers(directory, request, expected)
+
+
+def require_answers(
+    directory: Path, request: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> None:
+    """Asks every signature of a request alone (:func:`ask_alone`) and compares all its outputs.
+
+    Raises RunError for an answer other than ``expected`` {output: [n, ...]}, which all signatures
+    of the request should give.
+    """
     answer = ask_alone([directory], [request])[0]
-    for signature in ("serving_default", "tensor"):
+    for signature in dict.fromkeys(key.partition("/")[0] for key in request):
         for name, right in expected.items():
             for suffix in ("", "#alone"):
                 _require_equal(

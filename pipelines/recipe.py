@@ -99,6 +99,12 @@ class Data(_Strict):
     for series of the catalogue, else at random. Rows count in the order of the source."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Decides which examples go into which random split; independent of the training seed."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation: cut the training examples into so many folds, of which one is the test
+    split of a run; the source's own test split is left alone. By class or by group where there are
+    such, or, where the split is by time, in order: what comes before a fold trains."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The fold that is the test split, counted from 0. split_seed decides which examples it has."""
     train_examples: Count | None = None
     """Use only so many examples of the training split: in proportion to the classes, or, where the
     split is by time, the latest."""
@@ -138,6 +144,8 @@ class Data(_Strict):
 
     @model_validator(mode="after")
     def _partners(self) -> Data:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} is none of folds={self.folds}, counted from 0")
         if self.batch_size == 1 and (self.mixup is not None or self.cutmix is not None):
             raise ValueError(
                 "mixup and cutmix take the other example from the same batch: with a batch_size "

@@ -16,7 +16,7 @@ from .ops import OpsError
 from .preprocess import numpy_columns, open_preprocess
 from .readers import Reader, make_reader
 from .source import Records, Rows, Source, SourceError, open_source, require_finite
-from .splits import carve
+from .splits import carve, deal, in_time
 from .stream import deterministic, parallel
 
 _KIND_OF_SCHEME = {
@@ -120,6 +120,10 @@ class Dataset:
         columns. ``indices`` are positions within the split, as in :meth:`split`."""
         reader, rows = self._find(name)
         return reader.raw(rows[np.asarray(indices, np.int64)])
+
+    def rows(self, name: str) -> np.ndarray:
+        """A split's examples as row numbers of the source's split that they come from, [n]."""
+        return self._find(name)[1]
 
     def describe(self) -> dict[str, Any]:
         """Everything about the data that JSON can hold; the run directory's dataset.json."""
@@ -270,21 +274,38 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
         return {}
     train = source.splits["train"]
     labels = train.target if isinstance(train, Rows) and source.task == "classification" else None
+    if by_time:
+        labels = None
+    groups = train.groups if isinstance(train, Rows) else None
+    rest, test = np.arange(len(train)), None
+    if data.folds is not None:
+        rest, test = _fold(data, source, labels, groups, by_time)
     carved = carve(
-        len(train),
+        len(rest),
         data.split_seed,
         validation_fraction=0.0 if "validation" in source.splits else data.validation_fraction,
-        test_fraction=0.0 if "test" in source.splits else data.test_fraction,
+        test_fraction=0.0 if "test" in source.splits or data.folds else data.test_fraction,
         train_examples=data.train_examples,
-        labels=None if by_time else labels,
+        labels=None if labels is None else labels[rest],
         classes=source.classes,
-        groups=train.groups if isinstance(train, Rows) else None,
+        groups=None if groups is None else groups[rest],
         by_time=by_time,
     )
-    found = {name: ("train", rows) for name, rows in carved.items()}
+    found = {name: ("train", rest[rows]) for name, rows in carved.items()}
     own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}
+    if test is not None:
+        own["test"] = ("train", test)
     both = found | own
     return {name: both[name] for name in ("train", "validation", "test") if name in both}
+
+
+def _fold(data: Data, source: Source, labels, groups, by_time: bool):
+    """Rows that are left for training, and those of the fold that is tested."""
+    n = len(source.splits["train"])
+    if by_time:
+        return in_time(n, data.folds, data.fold)
+    own = deal(n, data.folds, data.split_seed, labels=labels, classes=source.classes, groups=groups)
+    return np.flatnonzero(own != data.fold), np.flatnonzero(own == data.fold)
 
 
 def _inputs(source: Source) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from .source import SourceError
 
 _PURPOSES = {"test": 1, "validation": 2, "train": 3}
+_FOLDS = 4
 
 
 def hash_order(n: int, seed: int, purpose: int) -> np.ndarray:
@@ -104,6 +105,73 @@ def carve(
         else:
             rest, _ = _take(rest, train_examples, seed, _PURPOSES["train"], labels, 0)
     return {"train": rest} | {k: parts[k] for k in ("validation", "test") if k in parts}
+
+
+def deal(
+    n: int,
+    folds: int,
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+    classes: Sequence[str] = (),
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """The fold of each of n examples, int64 [n]; sizes differ as little as possible.
+
+    Args:
+        n: number of examples.
+        folds: their number, 2 or more.
+        seed: the recipe's ``split_seed``; another one deals another way.
+        labels: class ids [n]: every class is spread evenly over the folds.
+        classes: names for error messages.
+        groups: [n]: a group falls into one fold as a whole.
+
+    Raises:
+        SourceError: fewer examples, examples of a class, or groups than folds.
+    """
+    if labels is not None:
+        ids, counts = np.unique(labels, return_counts=True)
+        few = [
+            (classes[i] if i < len(classes) else i, count)
+            for i, count in zip(ids.tolist(), counts.tolist(), strict=True)
+            if count < folds
+        ]
+        if few:
+            shown = ", ".join(f"{name} ({count})" for name, count in few[:5])
+            raise SourceError(
+                f"{folds} folds need {folds} examples of each class or more; too few has: {shown}. "
+                "Use fewer folds, or leave these classes out."
+            )
+    number = n if groups is None else len(np.unique(groups))
+    if number < folds:
+        what = "examples" if groups is None else "groups of near-duplicates"
+        raise SourceError(f"{number} {what} cannot be dealt into {folds} folds. Use fewer folds.")
+    order = hash_order(n, seed, _FOLDS)
+    if groups is None:
+        if labels is not None:  # class after class, so that dealing in turn spreads each evenly
+            order = order[np.argsort(labels[order], kind="stable")]
+        found = np.empty(n, np.int64)
+        found[order] = np.arange(n) % folds
+        return found
+    names, own, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = hash_order(len(names), seed, _FOLDS)
+    order = order[np.argsort(-sizes[order], kind="stable")]  # large ones first, to the emptiest
+    home, held = np.empty(len(names), np.int64), np.zeros(folds, np.int64)
+    for group in order:
+        home[group] = np.argmin(held)
+        held[home[group]] += sizes[group]
+    return home[own]
+
+
+def in_time(n: int, folds: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """(what trains, what tests) of a fold by time: block fold + 1 of folds + 1, and all before it.
+
+    Raises SourceError where a block would be empty.
+    """
+    if n < folds + 1:
+        raise SourceError(f"{n} rows cannot be cut into {folds + 1} blocks of time.")
+    edges = np.linspace(0, n, folds + 2).round().astype(np.int64)
+    return np.arange(edges[fold + 1]), np.arange(edges[fold + 1], edges[fold + 2])
 
 
 def _take(rest, count, seed, purpose, labels, reserve):

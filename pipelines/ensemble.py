@@ -1,0 +1,288 @@
+"""Several models asked together: their mean, what it gains over one, and one SavedModel of all.
+
+Members that err in different places correct each other; what all get wrong stays wrong. Members
+are trained here from several seeds, or are finished runs, of any recipes, on the same data.
+
+=============== ==================================================================================
+``combine``     the answer
+=============== ==================================================================================
+probabilities   mean of the members' probabilities (numbers: of their predictions)
+logits          mean of log-probabilities, normalised: a product of experts
+validation      weighted mean of probabilities; the weights, not negative and of sum 1, are those
+                with the smallest log loss (numbers: squared error) on the validation split
+=============== ==================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import minimize
+
+from . import plots, studies
+from .data import load
+from .evaluate import BINS, classification, intervals, predict_split, regression
+from .export import publish, require_answers
+from .recipe import Recipe, RecipeError, override
+from .run import Run, RunError, check_same_data, write_json
+from .served import Served, examples
+from .train import train
+
+log = logging.getLogger(__name__)
+
+COMBINE = ("probabilities", "logits", "validation")
+_TINY = 1e-12  # below it a probability's logarithm is taken as its
+
+
+def ensemble(
+    recipe: Recipe | str | None = None,
+    members: int = 5,
+    *,
+    runs: Sequence[str | os.PathLike] = (),
+    combine: str = "probabilities",
+    directory: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    data: Any = None,
+) -> dict[str, Any]:
+    """Trains members, or takes finished runs, measures them together and exports them as one.
+
+    Args:
+        recipe: a recipe or its name; its seed and those that follow it are the members.
+        members: how many.
+        runs: instead of a recipe: finished runs on the same data and split.
+        combine: see the module's text.
+        directory: where it goes; by default runs/ensemble-NAME-K.
+        callbacks: further Keras callbacks, given to every run.
+        data: arrays, for recipes whose source is ``python``.
+
+    Returns:
+        {"members": [paths], "weights", "metrics": {metric: {"value", "low", "high"}} of the whole
+        on the test split, "of_members": [{metric: value}], "gain": {metric: {"value", "low",
+        "high"}}: the whole minus the mean member, example by example, "disagreement": share of
+        pairs of members and examples with unequal labels, "export": path}; also written as
+        ensemble.json with calibration.png.
+
+    Raises:
+        RecipeError: fewer than two members, an unknown way to combine, a task it is not for.
+        RunError: runs on other data.
+    """
+    from .recipes import get_recipe
+
+    if combine not in COMBINE:
+        raise RecipeError(f"There is no combine {combine!r}; choose {', '.join(COMBINE)}.")
+    if (recipe is None) == (not runs):
+        raise RecipeError("Give either a recipe to train or finished runs, and not both.")
+    if (len(runs) or members) < 2:
+        raise RecipeError("An ensemble has two members or more.")
+    if recipe is not None:
+        recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+        name, plan = recipe.name, {"recipe": recipe.model_dump(mode="json"), "members": members}
+    else:
+        name, plan = Run(runs[0]).recipe.name, {"runs": [str(Path(run).resolve()) for run in runs]}
+    place = studies.directory_of("ensemble", name, directory, plan)
+    with studies.held(place, plan):
+        found = [Run(run) for run in runs]
+        for number in range(0 if runs else members):
+            seeded = override(recipe, {"seed": recipe.seed + number})
+            log.info("member %d of %d, seed %d", number + 1, members, seeded.seed)
+            folder = place / f"seed-{seeded.seed}"
+            found.append(train(seeded, folder, data, callbacks=callbacks))
+            keras.backend.clear_session()
+        return _together(place, found, combine, data)
+
+
+def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str, Any]:
+    datasets = [load(run.recipe.data, data) for run in runs]
+    for run, dataset in zip(runs, datasets, strict=True):
+        check_same_data(run, dataset)
+        first = datasets[0]
+        same = dataset.about.get("fingerprint") == first.about.get("fingerprint")
+        same = same and dataset.task == first.task and dataset.sizes.keys() == first.sizes.keys()
+        if not same or any(
+            not np.array_equal(dataset.rows(split), first.rows(split)) for split in first.sizes
+        ):
+            raise RunError(
+                f"{run.path} was trained on other data, or split otherwise, than {runs[0].path}: "
+                "what one member has learnt may be another's test. Train them on one split."
+            )
+    if datasets[0].task not in ("classification", "regression"):
+        raise RecipeError(f"Ensembles answer for classes and numbers, not {datasets[0].task}.")
+    split = "test" if "test" in datasets[0].sizes else "validation"
+    weights = np.full(len(runs), 1 / len(runs))
+    if combine == "validation":
+        if "validation" not in datasets[0].sizes:
+            raise RunError("combine=validation weighs on a validation split; the data have none.")
+        answers = _answers(runs, datasets, "validation")
+        weights = stack(answers, datasets[0].targets("validation"))
+    answers = _answers(runs, datasets, split)
+    target = datasets[0].targets(split)
+    whole = mean_answer(answers, weights, combine)
+    statistics = [_statistic(target, answer) for answer in (whole, *answers)]
+    n = len(target)
+
+    def gain(index: np.ndarray) -> dict[str, np.ndarray]:
+        values = [statistic(index) for statistic in statistics]
+        return {
+            name: values[0][name] - np.mean([value[name] for value in values[1:]], axis=0)
+            for name in values[0]
+        }
+
+    alone = np.arange(n)[None]
+    result: dict[str, Any] = {
+        "members": [str(run.path) for run in runs],
+        "combine": combine,
+        "weights": weights,
+        "split": split,
+        "metrics": intervals(statistics[0], n),
+        "of_members": [
+            {name: float(value[0]) for name, value in statistic(alone).items()}
+            for statistic in statistics[1:]
+        ],
+        "gain": intervals(gain, n),
+    }
+    if datasets[0].task == "classification":
+        labels = [answer["probabilities"].argmax(axis=1) for answer in answers]
+        result["disagreement"] = float(
+            np.mean([np.mean(a != b) for a, b in combinations(labels, 2)])
+        )
+        chosen = whole["probabilities"].argmax(axis=1)
+        plots.calibration_curve(
+            whole["probabilities"][np.arange(n), chosen],
+            chosen == target.reshape(-1),
+            place / "calibration.png",
+            bins=BINS,
+        )
+    members = [Served.of(run) for run in runs]
+    served = Together(members, datasets[0].classes, weights, combine)
+    rows, _ = examples(runs[0], data)
+    expected = mean_answer(
+        [{k: v.numpy() for k, v in member.raw(_tensors(rows)).items()} for member in members],
+        weights,
+        combine,
+    )
+    request = {f"serving_default/{name}": values for name, values in rows.items()}
+    path = publish(
+        served,
+        runs[0],
+        rows,
+        place / "export",
+        lambda directory: require_answers(directory, request, expected),
+    )
+    result["export"] = str(path)
+    write_json(place / "ensemble.json", result)
+    return result
+
+
+def _answers(runs: list[Run], datasets: list, split: str) -> list[dict[str, np.ndarray]]:
+    return [
+        predict_split(run.model, run.loss, dataset, split)
+        for run, dataset in zip(runs, datasets, strict=True)
+    ]
+
+
+def _statistic(target: np.ndarray, answer: dict[str, np.ndarray]):
+    if "probabilities" in answer:
+        return classification(target, answer["probabilities"])
+    return regression(target, {"prediction": answer["prediction"]})
+
+
+def mean_answer(
+    answers: Sequence[dict[str, np.ndarray]], weights: np.ndarray, combine: str
+) -> dict[str, np.ndarray]:
+    """The answer of the whole: ``probabilities`` [n,c], or ``prediction`` [n], in float32."""
+    kind = "probabilities" if "probabilities" in answers[0] else "prediction"
+    stacked = np.stack([answer[kind] for answer in answers])
+    return {kind: _mean(np, stacked, weights.astype(np.float32), combine)}
+
+
+def _mean(library, stacked, weights, combine: str):
+    """Weighted mean over the first axis, [m, ...] -> [...]; NumPy or tf.experimental.numpy."""
+    weights = library.reshape(weights, [-1] + [1] * (len(stacked.shape) - 1))
+    if combine != "logits" or len(stacked.shape) < 3:
+        return library.sum(weights * stacked, axis=0)
+    logits = library.sum(weights * library.log(library.maximum(stacked, _TINY)), axis=0)
+    powers = library.exp(logits - library.max(logits, axis=-1, keepdims=True))
+    return powers / library.sum(powers, axis=-1, keepdims=True)
+
+
+def stack(answers: Sequence[dict[str, np.ndarray]], target: np.ndarray) -> np.ndarray:
+    """Weights [m], none negative and of sum 1, under which the mean answer fits targets best.
+
+    Best is the smallest log loss of classes, the smallest squared error of numbers. Source:
+    Breiman: Stacked regressions (1996).
+    """
+    if "probabilities" in answers[0]:
+        rows = np.arange(len(target))
+        truth = np.stack([answer["probabilities"][rows, target.reshape(-1)] for answer in answers])
+
+        def loss(weights):
+            return -np.log(np.maximum(weights @ truth, _TINY)).mean()
+
+    else:
+        values = np.stack([answer["prediction"].reshape(-1) for answer in answers])
+
+        def loss(weights):
+            return np.square(weights @ values - target.reshape(-1)).mean() / values.var()
+
+    m = len(answers)
+    found = minimize(
+        loss,
+        np.full(m, 1 / m),
+        method="SLSQP",
+        bounds=[(0, 1)] * m,
+        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
+    )
+    weights = np.clip(found.x, 0, 1)
+    return weights / weights.sum()
+
+
+class Together(tf.Module):
+    """All members behind one signature: raw inputs in, the mean answer out.
+
+    Args:
+        members: on the same raw inputs.
+        classes: names by class id; () for numbers.
+        weights: [m].
+        combine: see the module's text.
+    """
+
+    def __init__(
+        self, members: list[Served], classes: Sequence[str], weights: np.ndarray, combine: str
+    ):
+        super().__init__(name="ensemble")
+        self.members = members
+        self.names = members[0].names
+        specs = members[0].raw.input_signature
+        shares = tf.constant(weights, tf.float32)
+
+        def raw(inputs):
+            found = [member.raw(inputs) for member in members]
+            answers = dict(found[0])
+            kind = "probabilities" if "probabilities" in answers else "prediction"
+            stacked = tf.stack([answer[kind] for answer in found])
+            mean = _mean(tf.experimental.numpy, stacked, shares, combine)
+            if kind == "prediction":
+                return {"prediction": mean}
+            chosen = tf.argmax(mean, axis=-1)
+            labels = tf.constant([name.encode() for name in classes])
+            answers = {"probabilities": mean, "class_id": chosen}
+            return answers | {"label": tf.gather(labels, chosen)}
+
+        self.raw = tf.function(raw, input_signature=specs, autograph=False)
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """The raw form alone: members may preprocess in ways of their own."""
+        return {"serving_default": self.raw.get_concrete_function()}
+
+
+def _tensors(rows: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in rows.items()}

@@ -1,0 +1,137 @@
+"""What studies of many runs share: their directory, the metric they compare, and a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from .canvas import BLUE, GREY, STYLE, new_figure, save, shorten
+from .claim import locked
+from .run import RunError, plain, write_json
+
+# the metric that a task is compared by, where nothing else is said: the first that was recorded
+USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "mean_return")
+_HIGHER = {
+    "accuracy", "macro_f1", "top5_accuracy", "r2", "exact_match", "bleu", "chrf", "token_accuracy",
+    "mean_return",
+}  # fmt: skip
+_SHARES = {"accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy"}
+
+
+def usual(metrics: dict[str, Any]) -> str:
+    """The metric that these are compared by."""
+    return next((name for name in USUAL if name in metrics), next(iter(metrics)))
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of it is better."""
+    return metric in _HIGHER
+
+
+def unit_of(metric: str) -> tuple[str, float]:
+    """The unit that a difference is written in, and the factor to it: shares in points (0.01)."""
+    return ("points", 100.0) if metric in _SHARES else ("", 1.0)
+
+
+def file_name(text: str) -> str:
+    """A directory's name for a variant: letters, digits and a few signs."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-.") or "variant"
+
+
+def directory_of(
+    verb: str, name: str, directory: str | os.PathLike | None, plan: dict[str, Any]
+) -> Path:
+    """Where a study goes: ``directory``, or runs/VERB-NAME-K: an unfinished one of the same plan,
+    else a new K."""
+    if directory is not None:
+        return Path(directory)
+    numbers = [
+        int(found[1])
+        for path in Path("runs").glob(f"{verb}-{name}-*")
+        if (found := re.fullmatch(rf"{re.escape(f'{verb}-{name}')}-(\d+)", path.name))
+    ]
+    last = max(numbers, default=0)
+    if last and _plan(Path("runs") / f"{verb}-{name}-{last}") == plain(plan):
+        return Path("runs") / f"{verb}-{name}-{last}"
+    return Path("runs") / f"{verb}-{name}-{last + 1}"
+
+
+@contextlib.contextmanager
+def held(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """The directory of a study, locked, with its plan in plan.json.
+
+    Raises RunError where it holds another study, or other files.
+    """
+    old = _plan(directory)
+    if (
+        old is None
+        and directory.is_dir()
+        and any(not p.name.startswith(".") for p in directory.iterdir())
+    ):
+        raise RunError(
+            f"{directory} holds other files and no study. Give an empty or a new directory."
+        )
+    if old is not None and old != plain(plan):
+        changed = [key for key in {**old, **plan} if old.get(key) != plain(plan).get(key)]
+        raise RunError(
+            f"{directory} holds another study: it differs in {', '.join(changed)}. Give another "
+            "--run-dir, or repeat the command that began it."
+        )
+    try:
+        with locked(directory):
+            write_json(directory / "plan.json", plan)
+            yield
+    except OSError as error:
+        raise RunError(f"Cannot write to {directory}: {error.strerror or error}.") from None
+
+
+def _plan(directory: Path) -> dict[str, Any] | None:
+    file = directory / "plan.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}).") from None
+
+
+def draw_differences(result: dict[str, Any], path: Path) -> None:
+    """Each variant's scores, seed by seed, and the mean difference from the base with its interval.
+
+    Args:
+        result: as :func:`.ablate.ablate` returns it.
+        path: the PNG to write.
+    """
+    rows = [row for row in result["variants"] if "scores" in row]
+    unit, scale = unit_of(result["metric"])
+    name = result["metric"].replace("_", " ")
+    figure = new_figure(9.2, 1.5 + 0.42 * len(rows))
+    with mpl.rc_context(STYLE):
+        left, right = figure.subplots(1, 2, sharey=True)
+        for place, row in enumerate(rows):
+            scores = scale * np.asarray(row["scores"])
+            left.plot(scores, np.full(len(scores), place), "o", color=GREY, markersize=4)
+            left.plot(scores.mean(), place, "|", color=BLUE, markersize=16, markeredgewidth=2)
+            if "difference" in row:
+                mean = scale * row["difference"]
+                low, high = (
+                    mean if row[key] is None or not np.isfinite(row[key]) else scale * row[key]
+                    for key in ("low", "high")
+                )
+                right.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o",
+                               color=BLUE, capsize=3)  # fmt: skip
+        right.axvline(0, color=GREY, linewidth=1)
+        left.set_yticks(range(len(rows)), [shorten(row["name"], 40) for row in rows])
+        left.set_ylim(len(rows) - 0.5, -0.5)
+        percent = " in percent" if unit == "points" else ""
+        left.set(xlabel=f"{name}{percent}, each seed and the mean")
+        right.set(xlabel=f"difference from the first{f', {unit}' if unit else ''}, 95% interval")
+        save(figure, path)

@@ -1,0 +1,130 @@
+"""The verbs that train a recipe many times: crossval, ensemble, ablate. See :mod:`.cli`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Literal
+
+import tyro
+
+from . import results
+from .arguments import Directory, Positional, RecipeName, changed_recipe
+from .terminal import load_tensorflow, log_to, new_console, print_json
+
+
+def crossval(
+    recipe: RecipeName,
+    /,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    run_dir: Directory = None,
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Cross-validate a recipe: each example is predicted by a model that has not seen it.
+
+    Args:
+        recipe: a recipe's name or JSON file.
+        folds: in how many parts the training examples are dealt.
+        repeats: how often they are dealt anew.
+        run_dir: where the study goes; by default runs/crossval-RECIPE-K.
+        json: print JSON.
+    """
+    from .crossval import crossval as crossval_
+
+    result = _study(crossval_, recipe, overrides, json, folds, repeats, directory=run_dir)
+    if result is not None:
+        shown = {"mean of folds": result["mean_of_folds"], "out of fold": result["out_of_fold"]}
+        new_console().print(results.metrics_table(shown))
+        new_console().print(f"study: {result['directory']}", highlight=False)
+
+
+def ensemble(
+    recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")] = "",
+    /,
+    *,
+    members: int = 5,
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN...")] = (),
+    combine: Literal["probabilities", "logits", "validation"] = "probabilities",
+    run_dir: Directory = None,
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Train a recipe from several seeds and export all of them as one model.
+
+    Args:
+        recipe: a recipe's name or JSON file; leave it out with --runs.
+        members: how many seeds.
+        runs: instead of a recipe: finished runs on the same data.
+        combine: mean of probabilities, of logits, or weighted by the validation split.
+        run_dir: where the ensemble goes; by default runs/ensemble-RECIPE-K.
+        json: print JSON.
+    """
+    from .ensemble import ensemble as ensemble_
+
+    result = _study(ensemble_, recipe, overrides, json, members, runs=runs, combine=combine,
+                    directory=run_dir)  # fmt: skip
+    if result is not None:
+        shown = {"all together": result["metrics"], "gain over a member": result["gain"]}
+        new_console().print(results.metrics_table(shown))
+        new_console().print(f"exported to {result['export']}", highlight=False)
+
+
+def ablate(
+    recipe: RecipeName,
+    /,
+    *,
+    vary: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=A,B")],
+    seeds: int = 5,
+    grid: bool = False,
+    tune_each: Annotated[str | None, tyro.conf.arg(metavar="KEY=A,B")] = None,
+    metric: str | None = None,
+    run_dir: Directory = None,
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Train variants of a recipe on the same seeds and say what each contributes.
+
+    Args:
+        recipe: a recipe's name or JSON file.
+        vary: the first value is the base of the comparison; may be given several times.
+        seeds: runs of each variant.
+        grid: all combinations of several --vary, instead of one change at a time.
+        tune_each: choose this key for every variant, on the validation split of the first seed.
+        metric: what is compared; by default the task's usual one.
+        run_dir: where the study goes; by default runs/ablate-RECIPE-K.
+        json: print JSON.
+    """
+    from .ablate import ablate as ablate_
+
+    result = _study(ablate_, recipe, overrides, json, vary, seeds, directory=run_dir,
+                    metric=metric, grid=grid, tune_each=tune_each)  # fmt: skip
+    if result is not None:
+        console = new_console()
+        console.print(
+            f"{result['metric']} on the {result['split']} split, {seeds} seeds, differences from "
+            "the first with 95% intervals",
+            highlight=False,
+        )
+        for row in result["variants"]:
+            console.print(f"  {row['verdict']}", highlight=False, soft_wrap=True)
+        console.print(f"study: {result['directory']}", highlight=False)
+
+
+def _study(function, recipe: str, overrides, as_json: bool, *arguments, **options):
+    """Runs a study of many runs with progress; prints it as JSON and returns None, if asked."""
+    changed = changed_recipe(recipe, overrides) if recipe else None
+    load_tensorflow()
+    from .progress import TerminalProgress
+    from .run import plain
+
+    console = new_console(stderr=as_json)
+    progress = TerminalProgress(console)
+    with contextlib.closing(progress):
+        log_to(console)
+        result = plain(function(changed, *arguments, callbacks=[progress], **options))
+    if as_json:
+        print_json(result)
+        return None
+    return result

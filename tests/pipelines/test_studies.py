@@ -1,0 +1,300 @@
+"""Studies of many runs: intervals, ablations, cross-validation, ensembles."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from epochal.pipelines import ablate as verb
+from epochal.pipelines import crossval, ensemble, paired, studies
+from epochal.pipelines.cli import _main
+from epochal.pipelines.data import SourceError, load
+from epochal.pipelines.data.splits import deal, in_time
+from epochal.pipelines.export import ask_alone
+from epochal.pipelines.predict import predict
+from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
+from epochal.pipelines.run import Run, RunError
+
+module = __import__("importlib").import_module("epochal.pipelines.ablate")
+
+
+def iris(**algorithm) -> Recipe:
+    return Recipe(
+        name="iris",
+        data=Data(source="builtin:iris", ops="standardize", batch_size=16),
+        model=Choice(name="mlp", hidden=[8]),
+        loss=Choice(name="cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.02), **({"epochs": 4} | algorithm)
+        ),
+    )
+
+
+def test_the_interval_of_paired_differences_is_students():
+    scores, base = [0.9, 0.8, 0.85], [0.8, 0.75, 0.82]
+    found = paired.difference(scores, base)
+    assert found.mean == pytest.approx(0.06)
+    # t(0.975, 2) = 4.302653, s = 0.0360555
+    half = 4.302653 * 0.0360555 / 3**0.5
+    assert (found.low, found.high) == pytest.approx((0.06 - half, 0.06 + half), abs=1e-6)
+    assert not found.is_clear
+    assert np.isnan(paired.difference([1.0], [0.5]).low)
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired.difference([1.0, 2.0], [1.0])
+
+
+def test_in_a_comparison_of_equals_the_interval_covers_zero_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    shared = draw.normal(0, 0.05, (1000, 5))  # a seed's luck, common to both
+    one, two = (shared + draw.normal(0.9, 0.01, (1000, 5)) for _ in range(2))
+    covered = [not paired.difference(a, b).is_clear for a, b in zip(one, two, strict=True)]
+    assert 0.93 <= np.mean(covered) <= 0.97
+    # and what it would be without the pairing: far wider
+    paired_width = np.mean([np.ptp([d.low, d.high]) for d in map(paired.difference, one, two)])
+    apart = np.mean([np.ptp([d.low, d.high]) for d in map(paired.difference, one, two[:, ::-1])])
+    assert paired_width < 0.4 * apart
+
+
+def test_verdicts_claim_no_more_than_the_interval():
+    better = paired.Difference(0.01, 0.004, 0.016, 5)
+    words = paired.verdict("radam", better, "points", True, 100)
+    assert words == "radam: +1 points [+0.4, +1.6], better"
+    assert "worse" in paired.verdict("x", better, "", False, 1)
+    unclear = paired.Difference(0.01, -0.001, 0.02, 5)
+    assert "no difference shown with 5 seeds" in paired.verdict("x", unclear, "", True, 1)
+    assert "no claim" in paired.verdict("x", paired.Difference(1, np.nan, np.nan, 1), "", True, 1)
+
+
+def test_values_are_split_outside_of_brackets():
+    text = "sgd(learning_rate=0.1, nesterov=True),adam,mlp(hidden=[8, 8]),'a,b'"
+    assert [part.strip() for part in module.split_values(text)] == [
+        "sgd(learning_rate=0.1, nesterov=True)", "adam", "mlp(hidden=[8, 8])", "'a,b'",
+    ]  # fmt: skip
+
+
+def test_variants_one_at_a_time_and_as_a_grid():
+    vary = ["algorithm.optimizer=sgd(learning_rate=0.1),adam", "model.hidden=(4,),(8,),(16,)"]
+    single = module.variants(iris(), vary)
+    assert len(single) == 1 + 1 + 2
+    assert single[0].name == "sgd(learning_rate=0.1), hidden (4,)"
+    assert single[1].name == "adam(learning_rate=0.001), hidden (4,)"  # the documented default
+    assert single[3].recipe.model.options["hidden"] == [16]
+    assert len(module.variants(iris(), vary, grid=True)) == 6
+    with pytest.raises(RecipeError, match="nothing to compare"):
+        module.variants(iris(), ["seed=1"])
+    with pytest.raises(RecipeError, match="Did you mean"):
+        module.variants(iris(), ["algorithm.optimiser=sgd,adam"])
+    with pytest.raises(RecipeError, match="no 'warp' among the optimizers"):
+        module.variants(iris(), ["algorithm.optimizer=adam,warp"])
+    with pytest.raises(RecipeError, match="twice"):
+        module.variants(iris(), ["loss=cross-entropy,cross-entropy"])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    place = tmp_path_factory.mktemp("study") / "ablation"
+    vary = ["algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"]
+    return verb(iris(), vary, 3, directory=place)
+
+
+def test_an_ablation_compares_seed_by_seed_and_goes_on_after_a_failure(study):
+    base, frozen, failed = study["variants"]
+    assert (study["metric"], study["split"], study["seeds"]) == ("accuracy", "test", 3)
+    assert base["verdict"].startswith("adam(learning_rate=0.02): the base")
+    gaps = np.subtract(frozen["scores"], base["scores"])
+    assert frozen["difference"] == pytest.approx(gaps.mean())
+    assert frozen["difference"] < 0
+    assert base["parameters"] == frozen["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
+    assert "failed: iris: " in failed["verdict"]
+    assert "Lower algorithm.optimizer.learning_rate" in failed["error"]
+    place = module.Path(study["directory"])
+    for seed in range(3):
+        runs = [Run(place / studies.file_name(row["name"]) / f"seed-{seed}")
+                for row in (base, frozen)]  # fmt: skip
+        assert [run.recipe.seed for run in runs] == [seed, seed]
+        assert runs[0].dataset["split_seed"] == runs[1].dataset["split_seed"]
+    rows = list(csv.DictReader((place / "ablation.csv").open()))
+    assert [row["name"] for row in rows] == [row["name"] for row in study["variants"]]
+    assert json.loads((place / "ablation.json").read_text())["metric"] == "accuracy"
+    assert (place / "ablation.png").stat().st_size > 5_000
+
+
+def test_a_study_goes_on_and_another_is_refused(study, monkeypatch):
+    vary = ["algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"]
+    again = verb(iris(), vary, 3, directory=study["directory"])
+    assert [row.get("scores") for row in again["variants"]] == [
+        row.get("scores") for row in study["variants"]
+    ]
+    more = verb(iris(), vary, 4, directory=study["directory"])  # one more seed of the same study
+    assert more["variants"][0]["scores"][:3] == study["variants"][0]["scores"]
+    with pytest.raises(RunError, match="another study: it differs in vary"):
+        verb(iris(), ["loss=cross-entropy,focal"], 3, directory=study["directory"])
+
+
+def test_tuning_each_variant_chooses_on_validation_alone(tmp_path, monkeypatch):
+    class Blind(dict):
+        """Metrics of a run that do not tell of the test split."""
+
+        def __getitem__(self, key):
+            assert key != "test", "the test split was read to choose"
+            return super().__getitem__(key)
+
+    scores = {0.5: 0.7, 0.02: 0.9, 0.001: 0.8}
+
+    def one(recipe, folder, callbacks, data):
+        rate = recipe.algorithm.optimizer.options["learning_rate"]
+        tuning = "learning_rate=" in folder.name
+        metrics = {"validation": {"accuracy": {"value": scores[rate]}}, "parameters": 1,
+                   "wall_seconds": 1.0, "examples_per_second": 1.0,
+                   "test": {"accuracy": {"value": 1 - scores[rate]}}}  # fmt: skip
+        return Blind(metrics) if tuning else metrics
+
+    monkeypatch.setattr(module, "_one", one)
+    result = verb(
+        iris(),
+        ["algorithm.optimizer=adam,sgd"],
+        2,
+        directory=tmp_path / "tuned",
+        tune_each="algorithm.optimizer.learning_rate=0.5,0.02,0.001",
+    )
+    assert [row["tuned"] for row in result["variants"]] == [
+        {"algorithm.optimizer.learning_rate": "0.02"}
+    ] * 2
+    assert "chosen on validation" in result["variants"][0]["verdict"]
+
+
+def test_the_command_line_says_what_a_change_brings(tmp_path, capsys):
+    recipe = tmp_path / "iris.json"
+    recipe.write_text(iris(epochs=2).to_json())
+    arguments = ["ablate", str(recipe), "--vary", "loss=cross-entropy,focal", "--seeds", "2",
+                 "--run-dir", str(tmp_path / "study")]  # fmt: skip
+    assert _main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cross-entropy: the base, accuracy" in said
+    assert "focal: " in said
+
+
+# ---------------------------------------------------------------------------- cross-validation
+
+
+def test_folds_are_even_stratified_and_keep_groups_together():
+    labels = np.repeat([0, 1, 2], [50, 30, 25])
+    own = deal(105, 5, 0, labels=labels)
+    assert np.bincount(own).tolist() == [21] * 5
+    for label, share in ((0, 10), (1, 6), (2, 5)):
+        assert np.bincount(own[labels == label]).tolist() == [share] * 5
+    assert (deal(105, 5, 1, labels=labels) != own).any()
+    groups = np.random.default_rng(0).integers(0, 20, 105)
+    own = deal(105, 4, 0, groups=groups)
+    assert all(len(set(own[groups == group])) == 1 for group in np.unique(groups))
+    assert np.ptp(np.bincount(own)) <= 3
+    with pytest.raises(SourceError, match="needs? 30 examples of each class|too few has: b"):
+        deal(60, 30, 0, labels=np.repeat([0, 1], [40, 20]), classes=("a", "b"))
+
+
+def test_folds_by_time_learn_from_the_past_alone():
+    for fold in range(4):
+        train, test = in_time(100, 4, fold)
+        assert train.max() + 1 == test.min()
+        assert len(test) == 20
+    assert in_time(100, 4, 3)[1].max() == 99
+
+
+def test_a_fold_leaves_the_sources_own_test_alone():
+    data = Data(source="python", folds=3, fold=1)
+    x = np.arange(60, dtype=np.float32)[:, None]
+    y = np.arange(60) % 2
+    dataset = load(data, {"train": (x, y), "test": (x - 100, y)})
+    assert dataset.raw("test", np.arange(dataset.sizes["test"]))["features"].min() >= 0
+    rows = np.concatenate([dataset.rows(name) for name in ("train", "validation", "test")])
+    assert sorted(rows) == list(range(60))
+
+
+def test_every_example_is_predicted_once_by_a_stranger(tmp_path):
+    result = crossval(iris(), 4, 2, directory=tmp_path / "folds")
+    assert result["examples"] == 150
+    assert len(result["scores"]["accuracy"]) == 8
+    mean = result["mean_of_folds"]["accuracy"]
+    assert mean["value"] == pytest.approx(np.mean(result["scores"]["accuracy"]))
+    assert mean["low"] < mean["value"] < mean["high"]
+    with np.load(tmp_path / "folds" / "out_of_fold.npz") as pooled:
+        for repeat in (1, 2):
+            assert pooled[f"row{repeat}"].tolist() == list(range(150))
+            right = pooled[f"probabilities{repeat}"].argmax(axis=1) == pooled[f"target{repeat}"]
+            by_fold = [right[pooled[f"fold{repeat}"] == fold].mean() for fold in range(4)]
+            given = result["scores"]["accuracy"][4 * (repeat - 1) : 4 * repeat]
+            assert given == pytest.approx(by_fold)
+        assert (pooled["fold1"] != pooled["fold2"]).any()
+    fold = Run(tmp_path / "folds" / "repeat-1" / "fold-2")
+    statistics = fold.dataset["preprocess"]["states"][0]
+    dataset = load(fold.recipe.data)
+    seen = dataset.raw("train", np.arange(dataset.sizes["train"]))["features"]
+    assert statistics["mean"]["features"] == pytest.approx(seen.mean(axis=0), rel=1e-4)  # of this fold's training rows
+
+
+# ------------------------------------------------------------------------------------ ensembles
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    place = tmp_path_factory.mktemp("together") / "ensemble"
+    return ensemble(iris(), 3, directory=place)
+
+
+def test_an_ensembles_export_is_the_mean_of_its_members(together):
+    assert together["weights"] == pytest.approx([1 / 3] * 3)
+    x = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], np.float32)
+    answer = ask_alone([together["export"]], [{"serving_default/features": x}])[0]
+    members = [
+        [list(one["probabilities"].values()) for one in predict(run, x)]
+        for run in together["members"]
+    ]
+    mean = np.mean(members, axis=0)
+    assert np.abs(answer["serving_default/probabilities"] - mean).max() < 1e-6
+    assert answer["serving_default/label"].tolist() == [b"setosa", b"virginica"]
+    assert (answer["serving_default/class_id"] == mean.argmax(axis=1)).all()
+
+
+def test_the_gain_is_that_over_the_mean_member(together):
+    whole = together["metrics"]["accuracy"]["value"]
+    mean = np.mean([member["accuracy"] for member in together["of_members"]])
+    gain = together["gain"]["accuracy"]
+    assert gain["value"] == pytest.approx(whole - mean)
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert 0 <= together["disagreement"] < 0.5
+
+
+def test_finished_runs_on_one_split_may_be_of_different_recipes(together, tmp_path):
+    other = verb.__globals__["train"](
+        iris().model_copy(update={"model": Choice(name="linear")}), tmp_path / "linear"
+    )
+    result = ensemble(runs=[together["members"][0], other.path], combine="validation",
+                      directory=tmp_path / "both")  # fmt: skip
+    assert sum(result["weights"]) == pytest.approx(1)
+    torn = iris().model_copy(update={"data": Data(source="builtin:iris", split_seed=5)})
+    stranger = verb.__globals__["train"](torn, tmp_path / "stranger")
+    with pytest.raises(RunError, match="other data, or split otherwise"):
+        ensemble(runs=[other.path, stranger.path], directory=tmp_path / "no")
+
+
+def test_stacking_finds_the_better_member():
+    draw = np.random.default_rng(0)
+    target = draw.integers(0, 2, 400)
+    good = np.where(np.arange(2) == target[:, None], 0.9, 0.1)
+    noise = draw.dirichlet([1, 1], 400)
+    answers = [{"probabilities": noise}, {"probabilities": good}]
+    stacked = __import__("importlib").import_module("epochal.pipelines.ensemble")
+    assert stacked.stack(answers, target) == pytest.approx([0, 1], abs=0.02)
+    both = stacked.mean_answer(answers, np.array([0.5, 0.5]), "logits")["probabilities"]
+    product = np.sqrt(noise * good)
+    assert both == pytest.approx(product / product.sum(axis=1, keepdims=True), rel=1e-4)
+
+
+def test_what_makes_no_ensemble_is_said():
+    with pytest.raises(RecipeError, match="two members"):
+        ensemble(iris(), 1)
+    with pytest.raises(RecipeError, match="probabilities, logits, validation"):
+        ensemble(iris(), 2, combine="votes")
+    with pytest.raises(RecipeError, match="either a recipe"):
+        ensemble()
