@@ -81,7 +81,7 @@ class Reader:
         return self.preprocess.run(item[None], draws, 0, stop)[0] if stop else item
 
 
-def _hold(array: np.ndarray) -> tf.Tensor:
+def hold(array: np.ndarray) -> tf.Tensor:
     """A tensor in main memory. Streams capture it: it never becomes part of a graph."""
     with tf.device("CPU:0"):
         if array.dtype.kind in "OU":
@@ -95,8 +95,8 @@ class ArrayReader(Reader):
 
     def __init__(self, rows: Rows, preprocess: Preprocess):
         super().__init__(preprocess)
-        self.columns = {name: _hold(column) for name, column in rows.columns.items()}
-        self.target = None if rows.target is None else _hold(rows.target)
+        self.columns = {name: hold(column) for name, column in rows.columns.items()}
+        self.target = None if rows.target is None else hold(rows.target)
         self.rows = Rows(
             {
                 name: column if column.dtype.kind in "OU" else np.asarray(memoryview(tensor))
@@ -156,8 +156,8 @@ class FileReader(Reader):
     def __init__(self, rows: Rows, preprocess: Preprocess):
         super().__init__(preprocess)
         self.rows = rows
-        self.paths = _hold(rows.columns["path"])
-        self.target = None if rows.target is None else _hold(rows.target)
+        self.paths = hold(rows.columns["path"])
+        self.target = None if rows.target is None else hold(rows.target)
 
     def _open(self, item, draws, stop):
         return self.preprocess.open(tf.io.read_file(item), draws, stop)

@@ -79,7 +79,7 @@ def open_table(data: Data) -> Source:
     summaries: dict[str, dict[str, Any]] = {}
     target = classes = task = None
     for name, text in texts.items():
-        values, form = _typed(text)
+        values, form = typed(text)
         if name == target_name:
             _require_present(name, values, form)
             task = _task(name, text, values, form, data.task)
@@ -88,9 +88,9 @@ def open_table(data: Data) -> Source:
             notes.append(f"Column {name!r} has no value at all and is left out.")
             continue
         else:
-            columns[name] = _float32(name, values, notes) if form != "text" else values
+            columns[name] = float32(name, values, notes) if form != "text" else values
             notes += _column_notes(name, text, values, form)
-        summaries[name] = _summary(text, values, form) | _known(entry, name)
+        summaries[name] = summary(text, values, form) | known(entry, name)
     if not columns:
         raise SourceError(f"{path.name}: beside the target {target_name!r} no column has values.")
     for note in notes:
@@ -134,14 +134,14 @@ def read_rows(path: Path | str, forms: Mapping[str, str]) -> dict[str, np.ndarra
         if form == "text":
             found[name] = _strings(texts[name])
             continue
-        values, found_form = _typed(texts[name], codes=False)
+        values, found_form = typed(texts[name], codes=False)
         if found_form == "text":
             first = _not_numbers(texts[name])[0]
             raise SourceError(
                 f"{path.name}: column {name!r} takes numbers, found "
                 f"{texts[name][first].as_py()!r} in row {first + 1} below the header."
             )
-        found[name] = _float32(name, values, [])
+        found[name] = float32(name, values, [])
     return found
 
 
@@ -161,7 +161,7 @@ def _strings(text: pa.Array) -> np.ndarray:
     return np.array(text.to_pylist(), dtype=object)
 
 
-def _typed(text: pa.Array, codes: bool = True) -> tuple[np.ndarray, str]:
+def typed(text: pa.Array, codes: bool = True) -> tuple[np.ndarray, str]:
     """(float64 with NaN or str objects [n], form: number, boolean, text or empty).
 
     ``codes``: whether digits with leading zeros make a column text.
@@ -184,15 +184,15 @@ def _typed(text: pa.Array, codes: bool = True) -> tuple[np.ndarray, str]:
     return _strings(text), "text"
 
 
-def _float32(name: str, values: np.ndarray, notes: list[str]) -> np.ndarray:
+def float32(name: str, values: np.ndarray, notes: list[str]) -> np.ndarray:
     """Refuses infinities; notes where rounding to float32 makes different values equal."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     infinite = np.isinf(narrow)
     if infinite.any():
         raise SourceError(
-            f"Column {name!r} is infinite or beyond float32 (3.4e38) in {_rows(infinite)}. Leave "
-            "the value empty if it is missing, or repair it."
+            f"Column {name!r} is infinite or beyond float32 (3.4e38) in {which_rows(infinite)}. "
+            "Leave the value empty if it is missing, or repair it."
         )
     present = values[~np.isnan(values)]
     if present.size and np.abs(present).max() >= 2**24:
@@ -242,8 +242,8 @@ def _require_present(name: str, values: np.ndarray, form: str) -> None:
             wrong = ~np.isfinite(values.astype(np.float32))
     if wrong.any():
         raise SourceError(
-            f"The target {name!r} is missing or not finite in {_rows(wrong)}. Leave these rows "
-            "out, or fill them in."
+            f"The target {name!r} is missing or not finite in {which_rows(wrong)}. Leave these "
+            "rows out, or fill them in."
         )
 
 
@@ -280,7 +280,7 @@ def _target(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """(class ids int64 [n], class names) or (float32 [n], ())."""
     if task == "regression":
-        values = _float32(name, values, [])
+        values = float32(name, values, [])
     elif form == "boolean":
         values = np.where(values == 1, "true", "false").astype(object)
     distinct, ids = np.unique(values, return_inverse=True)
@@ -295,13 +295,15 @@ def _target(
     return ids.reshape(-1).astype(np.int64), names
 
 
-def _rows(wrong: np.ndarray) -> str:
+def which_rows(wrong: np.ndarray) -> str:
+    """Where ``wrong`` [n] is true, for messages: "2 of 9 rows (row 3, 4; ...)"."""
     found = (np.flatnonzero(wrong) + 1).tolist()
     shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
     return f"{len(found)} of {len(wrong)} rows (row {shown}; the first below the header is row 1)"
 
 
-def _summary(text: pa.Array, values: np.ndarray, form: str) -> dict[str, Any]:
+def summary(text: pa.Array, values: np.ndarray, form: str) -> dict[str, Any]:
+    """What a column holds: its form, and its range or commonest values."""
     if form == "text":
         present = pc.filter(text, pc.not_equal(text, ""))
         counts = [(c["values"].as_py(), c["counts"].as_py()) for c in pc.value_counts(present)]
@@ -322,7 +324,8 @@ def _summary(text: pa.Array, values: np.ndarray, form: str) -> dict[str, Any]:
     }
 
 
-def _known(entry: catalog.Entry | None, name: str) -> dict[str, str]:
+def known(entry: catalog.Entry | None, name: str) -> dict[str, str]:
+    """Unit and meaning of a column, where the catalogue has them."""
     if not entry or name not in entry.columns:
         return {}
     return {"unit": entry.columns[name].unit, "meaning": entry.columns[name].meaning}
