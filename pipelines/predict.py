@@ -285,6 +285,8 @@ def _given(inputs: Mapping[str, Any], forms: dict[str, str]) -> dict[str, np.nda
 
 def _features(inputs: Any, run: Run) -> Iterator[Row]:
     count = run.preprocess.inputs["features"]
+    if isinstance(count, list):
+        return _sequences(inputs, count)
     if isinstance(inputs, np.ndarray) or (
         isinstance(inputs, list | tuple) and inputs and not isinstance(inputs[0], str | os.PathLike)
     ):
@@ -315,7 +317,26 @@ def _features(inputs: Any, run: Run) -> Iterator[Row]:
     return _rows_of_files(inputs, read)
 
 
+def _sequences(inputs: Any, shape: list[int]) -> Iterator[Row]:
+    wanted = f"This run takes sequences of numbers, arrays [n, {shape[0]}, {shape[1]}]"
+    try:
+        array = np.asarray(inputs, np.float32)
+    except (TypeError, ValueError):
+        raise SourceError(f"{wanted}; got {inputs!r}.") from None
+    array = array[None] if array.ndim == 2 else array
+    if list(array.shape[1:]) != shape:
+        raise SourceError(f"{wanted}; got {list(array.shape)}.")
+    return _rows({"features": array})
+
+
 def _rows_of_files(inputs: Any, read) -> Iterator[Row]:
+    for _, path in _tables(inputs):
+        yield from _rows(read(path))
+
+
+def _tables(inputs: Any) -> Iterator[tuple[str, Path]]:
+    """Names and paths of CSV files; what comes on standard input lies in one until the next is
+    asked for."""
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     for path in paths:
         if not isinstance(path, str | os.PathLike):
@@ -326,10 +347,9 @@ def _rows_of_files(inputs: Any, read) -> Iterator[Row]:
             with tempfile.TemporaryDirectory() as place:  # the reader looks at a file as a whole
                 file = Path(place) / "standard input.csv"
                 file.write_bytes(sys.stdin.buffer.read())
-                columns = read(file)
+                yield "standard input", file
         else:
-            columns = read(Path(path))
-        yield from _rows(columns)
+            yield str(path), Path(path)
 
 
 def _rows(columns: dict[str, np.ndarray]) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import generated
+from .adding import open_adding
 from .docstrings import open_docstrings
 from .source import Rows, Source, SourceError, fingerprint, nearest
 
@@ -24,15 +25,17 @@ _SETS = {
 def open_builtin(data) -> Source:
     """``builtin:NAME``. digits: uint8 images [1797,8,8,1], the 17 gray levels spread over 0..255;
     iris, wine, breast_cancer, diabetes: features in their own units; docstrings: see
-    :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`. Raises SourceError for an
-    unknown name."""
+    :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`; adding/LENGTH: see
+    :mod:`.adding`. Raises SourceError for an unknown name."""
     name = data.source.partition(":")[2]
+    if name.partition("/")[0] == "adding":
+        return open_adding(data)
     if name.partition("/")[0] in generated.NAMES:
         return generated.open_generated(name)
     if name == "docstrings":
         return open_docstrings(data.task)
     if name not in _SETS:
-        known = sorted((*_SETS, *generated.NAMES, "docstrings"))
+        known = sorted((*_SETS, *generated.NAMES, "adding", "docstrings"))
         raise SourceError(
             f"There is no built-in set {name!r}. {nearest(name, known)}They are {', '.join(known)}."
         )

@@ -324,7 +324,8 @@ def _inputs(source: Source) -> dict[str, Any]:
             for name, column in train.columns.items()
         }
     if source.kind == "features":
-        return {"features": train.columns["features"].shape[1]}
+        shape = train.columns["features"].shape[1:]
+        return {"features": shape[0] if len(shape) == 1 else list(shape)}
     if "path" in train.columns:
         return dict(source.about["image"])
     _, height, width, channels = train.columns["image"].shape

@@ -26,8 +26,8 @@ class Preprocess:
         kind: "image", "features" or "columns".
         chain: the recipe's ``data.ops``.
         inputs: JSON-able facts about raw examples. Images: ``height`` and ``width`` (None if they
-            vary), ``channels``, ``dtype``. Features: ``features``, their number. Columns: name ->
-            "float32" or "string".
+            vary), ``channels``, ``dtype``. Features: ``features``, their number, or [t, f] of
+            sequences. Columns: name -> "float32" or "string".
         states: what each op has learnt (None for ops that learn nothing); :meth:`fit` finds it.
 
     Raises:
@@ -185,8 +185,8 @@ class Preprocess:
             size = [None, inputs["height"], inputs["width"], inputs["channels"]]
             return {"image": tf.TensorSpec(size, tf.float32, name="image")}
         if self.kind == "features":
-            spec = tf.TensorSpec([None, inputs["features"]], tf.float32, name="features")
-            return {"features": spec}
+            shape = [None, *np.atleast_1d(inputs["features"]).tolist()]
+            return {"features": tf.TensorSpec(shape, tf.float32, name="features")}
         return {
             name: tf.TensorSpec([None], tf.as_dtype(dtype), name=name)
             for name, dtype in inputs.items()

@@ -6,6 +6,7 @@ stays the same with every version of NumPy. NumPy only.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,8 +23,19 @@ def hash_order(n: int, seed: int, purpose: int) -> np.ndarray:
     The hash is SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
     generators", section 5).
     """
+    return np.argsort(_hashes(n, seed, purpose), kind="stable")
+
+
+def uniform(n: int, seed: int, purpose: str) -> np.ndarray:
+    """n numbers on [0, 1), float64, multiples of 2^-24 (exact in float32): a function of the
+    arguments alone, as the order of :func:`hash_order` is."""
+    number = zlib.crc32(purpose.encode()) & 0xFF_FFFF
+    return (_hashes(n, seed, number) >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+
+def _hashes(n: int, seed: int, purpose: int) -> np.ndarray:
     key = _mix(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64) + np.uint64(purpose << 40))
-    return np.argsort(_mix(np.arange(n, dtype=np.uint64) ^ key), kind="stable")
+    return _mix(np.arange(n, dtype=np.uint64) ^ key)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -311,6 +311,10 @@ def _fit_each(
                 )
         learnt = [learn(f"feature {position}", array[:, position]) for position in positions]
         return {"features": {"positions": positions, "learnt": learnt}}
+    if any(column.ndim == 3 for column in table.values()):
+        raise OpsError(
+            f"{op_name} acts on rows of numbers, and these are sequences [t, f] of such."
+        )
     chosen = _chosen(op_name, names, table, lambda c: not _is_text(c) and c.ndim == 1)
     for name in chosen:
         if _is_text(table[name]) or table[name].ndim != 1:
