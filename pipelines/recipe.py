@@ -79,8 +79,8 @@ class Data(_Strict):
 
     source: str
     """Where the examples come from: builtin:NAME, tfds:NAME[/CONFIG], folder:PATH, images:PATH,
-    csv:PATH, or `python` for arrays given to `train`; labels:PATH has names of classes and no
-    examples. `@name` in place of a path is a set of the catalogue."""
+    csv:PATH, series:PATH, or `python` for arrays given to `train`; labels:PATH has names of classes
+    and no examples. `@name` in place of a path is a set of the catalogue."""
     ops: str = ""
     """Preprocessing as a chain, e.g. "random_crop(32, padding=4)|flip_lr|standardize". Random ops
     act in training; in evaluation and serving each takes its documented deterministic form."""
@@ -96,7 +96,7 @@ class Data(_Strict):
     split: Literal["random", "time"] | None = None
     """How the validation and test splits are carved out: at random (in proportion to the classes),
     or by time: the first rows train, later ones validate, the last ones test. By default by time
-    for series of the catalogue, else at random. Rows count in the order of the source."""
+    for series, else at random. Rows count in the order of the source."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Decides which examples go into which random split; independent of the training seed."""
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -107,9 +107,13 @@ class Data(_Strict):
     """The fold that is the test split, counted from 0. split_seed decides which examples it has."""
     train_examples: Count | None = None
     """Use only so many examples of the training split: in proportion to the classes, or, where the
-    split is by time, the latest."""
+    split is by time, the latest. Of a series these are windows."""
     target: str | None = None
-    """csv, text and pairs: the column to predict; by default the last."""
+    """csv, text and pairs: the column to predict; by default the last. series: the column to
+    forecast, or several with commas between them."""
+    season: Count | None = None
+    """series: steps after which the series repeats itself, more or less; forecasts are measured
+    against that repetition. By default a day, week or year, by the step of the time stamps."""
     text: str | None = None
     """text and pairs: the column that is read; by default `text`, else the first one that is not
     the target."""

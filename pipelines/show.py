@@ -38,7 +38,7 @@ def show_recipe(recipe: Recipe, console: Console, *, with_keys: bool, as_json: b
             if key not in defaults[slot] or field != defaults[slot][key]:
                 console.print(f"  {key:<22} {_short(field)}", highlight=False, markup=False)
     console.print(Text.assemble((f"{'seed':<10}", "bold"), f" {recipe.seed}"))
-    if recipe.data.source.startswith("csv:"):
+    if recipe.data.source.startswith(("csv:", "series:")):
         _show_columns(recipe, console)
 
 

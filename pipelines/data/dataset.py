@@ -26,6 +26,7 @@ _KIND_OF_SCHEME = {
     "csv": "columns",
     "text": "text",
     "pairs": "pairs",
+    "series": "series",
 }
 
 
@@ -33,8 +34,10 @@ class Dataset:
     """Three splits and the code between them and the model. Made by :func:`load`.
 
     Attributes:
-        task: "classification", "regression", "unlabelled", "language-model" or "translation".
-        kind: "image", "features", "columns", "text" or "pairs".
+        task: "classification", "regression", "unlabelled", "language-model" or "translation";
+            "forecasting" of series.
+        kind: "image", "features", "columns", "text" or "pairs"; "series" for
+            :class:`.forecasting.SeriesDataset`.
         classes: names by class id; () unless classification.
         sizes: split -> number of examples; empty where the source only names classes.
         num_targets: number of classes, or of ids that a token can be; 1 for regression, 0 without
@@ -256,7 +259,12 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
     if kind is not None and arrays is None:
         chains.build(data.ops, "text" if kind == "pairs" else kind)
-    return Dataset(data, open_source(data, arrays))
+    source = open_source(data, arrays)
+    if source.kind == "series":
+        from .forecasting import SeriesDataset
+
+        return SeriesDataset(data, source)
+    return Dataset(data, source)
 
 
 def _no_examples(data: Data) -> Iterator:

@@ -213,8 +213,13 @@ def open_preprocess(kind: str, chain: str, inputs: dict[str, Any], states: list 
     """The code between raw examples of a kind and the model: its arguments are the classes'.
 
     Returns:
-        :class:`Preprocess`, for text and pairs :class:`.tokens.TextPreprocess`.
+        :class:`Preprocess`, for text and pairs :class:`.tokens.TextPreprocess`, for series
+        :class:`.windows.SeriesPreprocess`.
     """
+    if kind == "series":
+        from .windows import SeriesPreprocess
+
+        return SeriesPreprocess(chain, inputs, states)
     if kind in ("text", "pairs"):
         from .tokens import TextPreprocess
 

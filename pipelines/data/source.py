@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["image", "features", "columns", "text", "pairs"]
-Task = Literal["classification", "regression", "unlabelled", "language-model", "translation"]
+Kind = Literal["image", "features", "columns", "text", "pairs", "series"]
+Task = Literal[
+    "classification", "regression", "unlabelled", "language-model", "translation", "forecasting"
+]
 
 # scheme -> (module, function, what stands after the colon)
 SCHEMES: dict[str, tuple[str, str, str]] = {
@@ -37,6 +39,7 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
         "PATH of a table with a column of text, of .txt files, or @NAME of the catalogue",
     ),
     "pairs": ("text", "open_pairs", "PATH of a table of sources and targets, or @NAME"),
+    "series": ("series", "open_series", "PATH of a CSV file with time stamps, or @NAME"),
 }
 
 
@@ -50,9 +53,9 @@ class Rows:
 
     Attributes:
         columns: equal lengths; ``{"image": uint8 [n,h,w,c]}``, ``{"path": str [n]}``,
-            ``{"features": float32 [n,f]}``, ``{"text": str [n]}``, ``{"source": str [n], "target":
-            str [n]}``, or one array for each column of a table: float32 (NaN is missing) or str
-            ("" is missing).
+            ``{"features": float32 [n,f] or [n,t,f]}``, ``{"text": str [n]}``, ``{"source": str [n],
+            "target": str [n]}``, or one array for each column of a table: float32 (NaN is missing)
+            or str ("" is missing); for series datetime64[s] and float32.
         target: int64 class ids or float32 values, [n]; None where there are no labels.
         groups: int64 [n]; rows of one group are near-duplicates and stay in one split. None: each
             row stands for itself.

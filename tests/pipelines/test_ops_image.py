@@ -397,7 +397,7 @@ def test_windows_and_channels_that_do_not_fit():
 
 
 def test_the_table_is_what_is_registered():
-    for kind in ("image", "features", "columns"):
+    for kind in ("image", "features", "columns", "series"):
         listed = {name for name, (kinds, _) in ops.TABLE.items() if kind in kinds}
         ops.find(sorted(listed)[0], kind)
         assert listed == {name for k, name in ops._REGISTRY if k == kind}

@@ -14,7 +14,7 @@ An op is a function of a whole batch and its literal arguments::
 
 - ``images`` is uint8 or float32 [n,h,w,c]; ``columns`` is a dict of tensors [n] or [n,f] (kind
   "features" is the one column "features"). An op returns the same form and depends on no row but
-  a row's own.
+  a row's own. Ops on series, which have another form, are described in :mod:`.series`.
 - ``fit`` learns from the training split only: ``fit(data, *same arguments) -> dict`` that JSON can
   hold. Image ops get an iterator over NumPy batches, tabular ops the dict of NumPy columns, both as
   the earlier ops of the chain leave them. The op receives the result as ``state``.
@@ -95,7 +95,13 @@ _TEXT: dict[str, tuple[tuple[str, ...], str]] = {
     "byte_bpe": (("text",), "merged bytes to ids, as GPT-2 has it"),
     "max_tokens": (("text",), "at most so many ids a row"),
 }
-_ALL = (_IMAGE, _TABULAR, _TEXT)
+_SERIES: dict[str, tuple[tuple[str, ...], str]] = {
+    "calendar": (("series",), "time of day, day of week and of the year, as points on circles"),
+    "known": (("series",), "columns whose future is known when a forecast is made"),
+    "standardize": (("series",), "(x - mean) / standard deviation of the training rows"),
+    "window": (("series",), "examples: so many steps of history, then the horizon"),
+}
+_ALL = (_IMAGE, _TABULAR, _TEXT, _SERIES)
 TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     name: (
         sum((part[name][0] for part in _ALL if name in part), ()),
@@ -109,6 +115,7 @@ _MODULES = {
     "features": ("tabular",),
     "columns": ("tabular",),
     "text": ("text",),
+    "series": ("series",),
 }
 _REGISTRY: dict[tuple[str, str], Op] = {}  # (kind, name)
 

@@ -169,7 +169,8 @@ def one_hot(
     return encoded
 
 
-def _fit_standardize(table: Table) -> dict[str, Any]:
+def fit_standardize(table: Table) -> dict[str, Any]:
+    """Mean and 1 / standard deviation of each column, by name; the latter is 0 for constants."""
     state: dict[str, Any] = {"mean": {}, "scale": {}}
     for name, column in table.items():
         if _is_text(column):
@@ -188,7 +189,7 @@ def _fit_standardize(table: Table) -> dict[str, Any]:
     return state
 
 
-@op("features", "columns", fit=_fit_standardize)
+@op("features", "columns", fit=fit_standardize)
 def standardize(table: Table, *, state: dict[str, Any]) -> Table:
     """(x - mean) / standard deviation of the training data.
 
