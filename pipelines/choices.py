@@ -13,7 +13,7 @@ from .recipe import Choice, Recipe, RecipeError
 _SUPPLIED = {
     "models": {
         "input_shape", "num_classes", "include_top", "capacity", "task", "name", "dtype",
-        "vocabulary_size", "target_vocabulary_size", "start_id", "end_id",
+        "vocabulary_size", "target_vocabulary_size", "start_id", "end_id", "future_shape",
     },
     "losses": {"name", "reduction", "dtype"},
     "optimizers": {
@@ -23,6 +23,13 @@ _SUPPLIED = {
     },
     "schedules": {"name", "learning_rate", "peak", "steps", "total_steps"},
 }  # fmt: skip
+
+# What a loss is for, where the data's task has another name.
+LOSS_TASKS = {
+    "forecasting": "regression",
+    "language-model": "classification",
+    "translation": "classification",
+}
 
 
 def options(kind: str, name: str) -> dict[str, Any]:
@@ -83,8 +90,8 @@ def build_model(recipe: Recipe, dataset, loss):
     """The Keras model of a recipe, fitted to the shapes of its data and loss.
 
     The factory gets, of what the pipeline knows, the arguments that it takes: input_shape,
-    num_classes (the width that the loss needs), capacity (training examples), task and
-    vocabulary_size.
+    num_classes (the width that the loss needs), capacity (training examples), task,
+    vocabulary_size, and of forecasts future_shape.
     """
     check("models", recipe.model)
     factory = registry.get("models", recipe.model.name)
@@ -94,6 +101,7 @@ def build_model(recipe: Recipe, dataset, loss):
         "capacity": dataset.sizes.get("train", 0),
         "task": dataset.task,
         "vocabulary_size": dataset.vocabulary_size,
+        "future_shape": getattr(dataset, "future_shape", None),
     }
     takes = inspect.signature(factory).parameters
     if dataset.kind in ("text", "pairs") and "vocabulary_size" not in takes:
@@ -111,15 +119,18 @@ def build_model(recipe: Recipe, dataset, loss):
 
 
 def build_metrics(dataset, loss) -> list:
-    """The quantities recorded each epoch beside the loss, in the target's own units."""
+    """The quantities recorded each epoch beside the loss, in the target's own units; of several
+    targets of a forecast, which have no unit in common, in their standard deviations."""
     from ..models import metrics
 
     if dataset.task == "classification":
         return [metrics.Accuracy(name="accuracy")]
     if dataset.task in ("language-model", "translation"):
         return [metrics.Accuracy(name="token_accuracy")]
-    if dataset.task == "regression":
+    if dataset.task in ("regression", "forecasting"):
         scale = dataset.target_scale[1]
+        if dataset.task == "forecasting":
+            scale = scale[0] if len(scale) == 1 else 1.0
         return [
             metrics.MeanAbsoluteError(loss=loss, scale=scale, name="mae"),
             metrics.RootMeanSquaredError(loss=loss, scale=scale, name="rmse"),

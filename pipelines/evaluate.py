@@ -19,6 +19,7 @@ regression                 in the target's own units
 ``mare``                   mean of |error| / max(|target|, 1e-3)
 ``nll``                    -log density of the truth, in nats; for likelihood losses
 ``coverage_90``            share of truths inside the central 90% interval; should be 0.9
+forecasting                see :mod:`.forecasts`
 ========================== =====================================================================
 
 Those of language models and translations stand in :mod:`.texts`.
@@ -39,7 +40,7 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import gallery, pictures, plots, texts
+from . import forecast_plots, forecasts, gallery, pictures, plots, texts
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -57,9 +58,9 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
     """Measures a finished run on a split; writes evaluation-<split>.json and pictures.
 
     The pictures of the test split go into ``plots/``, those of another into ``plots/<split>/``:
-    confusion_matrix.png and calibration.png of classes, residuals.png of numbers; of images also
-    worst_mistakes.png and, as far as the model has such, filters.png, feature_maps.png and
-    grad_cam.png. :data:`PICTURES` says what each shows.
+    confusion_matrix.png and calibration.png of classes, residuals.png of numbers, forecasts.png and
+    error_by_horizon.png of forecasts; of images also worst_mistakes.png and, as far as the model
+    has such, filters.png, feature_maps.png and grad_cam.png. :data:`PICTURES` says what each shows.
 
     Args:
         run: a run, or its directory.
@@ -114,6 +115,8 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
     if dataset.task in texts.TASKS:
         return texts.measure(model, dataset, split)
     predictions = predict_split(model, loss, dataset, split)
+    if dataset.task == "forecasting":
+        return forecasts.measure(dataset, split, predictions), predictions
     target = dataset.targets(split)
     metrics = {} if target is None else measure_predictions(loss, target, predictions)
     n = len(next(iter(predictions.values())))
@@ -144,11 +147,12 @@ def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np
     Returns:
         classification: ``probabilities`` [n,c]; regression: ``prediction`` [n] and, where the loss
         has them, ``stddev`` [n], ``quantiles`` [n,q], ``nll`` [n] (nats) and the bounds
-        ``low_90`` and ``high_90`` [n] of the 90% interval.
+        ``low_90`` and ``high_90`` [n] of the 90% interval; forecasting: the same of each step and
+        target, see :func:`.forecasts.in_own_units`.
     """
-    mean, deviation = dataset.target_scale
     batches = dataset.split(split)
-    likelihood, bounded = _offers(loss) if dataset.task == "regression" else (False, False)
+    numbers = dataset.task in ("regression", "forecasting")
+    likelihood, bounded = _offers(loss) if numbers else (False, False)
 
     specs = tf.nest.map_structure(
         lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), batches.element_spec
@@ -170,6 +174,9 @@ def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np
         for name, value in answer(*(batch if labelled else (batch,))).items():
             parts.setdefault(name, []).append(value.numpy())
     found = {name: np.concatenate(values) for name, values in parts.items()}
+    if dataset.task == "forecasting":
+        return forecasts.in_own_units(found, dataset.target_scale)
+    mean, deviation = dataset.target_scale
     for name in ("prediction", "quantiles", "low_90", "high_90"):
         if name in found:
             found[name] = found[name] * np.float32(deviation) + np.float32(mean)
@@ -338,6 +345,8 @@ PICTURES = {
     "accuracy_by_length.png": "how many answers are exact, by the length of the source",
     "attention.png": "what is looked at while a translation is written",
     "residuals.png": "predicted and true values, and their differences",
+    "forecasts.png": "a good, a middling and a bad forecast, and what happened",
+    "error_by_horizon.png": "how the error grows with the distance, beside naive forecasts",
 }
 """What ``plots/`` can hold; the first is drawn by the trainer, the others by :func:`report`."""
 
@@ -361,7 +370,8 @@ def report(
     directory, split = Path(directory), result["split"]
     if dataset.task in texts.TASKS:
         texts.report(model, dataset, predictions, directory)
-        return
+    if dataset.task == "forecasting":
+        forecast_plots.draw(dataset, result, predictions, directory)
     if dataset.task not in ("classification", "regression"):
         return
     target = dataset.targets(split).reshape(-1)

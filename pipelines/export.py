@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import check_export, served_text
+from . import check_export, forecasts, served_text
 from .run import Run, RunError, write_json
 from .served import Served, examples, respond
 from .signature import describe
@@ -201,13 +201,14 @@ def verify(directory: Path | str, run: Run | str, data: Any = None) -> None:
     _compare(Path(directory), run, Served.of(run), *examples(run, data))
 
 
-def _compare(directory: Path, run: Run, served: Served, rows: dict, x: np.ndarray | None) -> None:
+def _compare(directory: Path, run: Run, served: Served, rows: dict, x: Any) -> None:
     with tf.device("/CPU:0"):  # where the other process computes too
         if x is None:
             own = {own: tf.constant(rows[key]) for own, key in served.names.items()}
-            x = run.preprocess.serve(own).numpy()
+            x = tf.nest.map_structure(lambda tensor: tensor.numpy(), run.preprocess.serve(own))
         expected = _keras_answers(run, x)
-    request = {f"serving_default/{name}": value for name, value in rows.items()} | {"tensor/x": x}
+    request = {f"serving_default/{name}": value for name, value in rows.items()}
+    request |= {f"tensor/{k}": v for k, v in (x if isinstance(x, dict) else {"x": x}).items()}
     require_answers(directory, request, expected)
 
 
@@ -232,7 +233,7 @@ def require_answers(
                 )
 
 
-def _keras_answers(run: Run, x: np.ndarray) -> dict[str, np.ndarray]:
+def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
     if run.dataset["task"] in served_text.TASKS:
         return served_text.expected(run.model, run.preprocess, x)
     outputs, more = respond(run.model, x)
@@ -243,6 +244,8 @@ def _keras_answers(run: Run, x: np.ndarray) -> dict[str, np.ndarray]:
         chosen = outputs["probabilities"].argmax(axis=-1)
         labels = np.array([about["classes"][i].encode() for i in chosen], object)
         answers = {"probabilities": outputs["probabilities"], "class_id": chosen, "label": labels}
+    elif about["task"] == "forecasting":
+        answers = forecasts.answers(outputs, about["target_scale"])
     else:
         mean, deviation = about["target_scale"]
         shift = {"stddev": 0.0}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from . import ahead
 from .data import SourceError, delimited, table
 from .data.source import nearest
 from .data.text import texts_of
@@ -43,7 +44,9 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - text: a string or several; one that is the path of a file (.txt, or a table with the
               column of training) stands for its lines or rows, "-" for those of standard input;
             - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
-              names of training are known, else in order.
+              names of training are known, else in order; sequences: an array [n,t,f] or [t,f];
+            - a series: a CSV file with time stamps, whose values are forecast from where they end
+              (see :func:`.ahead.from_file`), or {"history": [n,t,f], "future": [n,h,k]}.
 
     Returns:
         Each a dict of JSON-able values. ``input`` (a path, a row's number from 1, or the text), and
@@ -54,7 +57,8 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - regression: ``prediction`` and, where the model has them, ``stddev``, ``quantiles``;
             - translation: ``translation`` and ``score``; a language model: ``text``;
             - KNN also ``neighbors``, nearest first: [{"id": position in the order of storing,
-              "distance"}].
+              "distance"}];
+            - a series: one answer a step and target, see :func:`.ahead.answers`.
 
     Raises:
         SourceError: a file that is missing or cannot be read, a missing column, a wrong number of
@@ -69,6 +73,10 @@ def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any
     run = run if isinstance(run, Run) else Run(run)
     served = Served.of(run)
     kind = run.dataset["kind"]
+    if kind == "series":
+        for window in _windows(inputs, run):
+            yield from ahead.answers(served, run, window)
+        return
     if kind == "image":
         rows = _images(inputs, run)
     elif kind in ("text", "pairs"):
@@ -281,6 +289,12 @@ def _given(inputs: Mapping[str, Any], forms: dict[str, str]) -> dict[str, np.nda
     if len(lengths) > 1:
         raise SourceError(f"The columns are of unequal lengths: {sorted(lengths)}.")
     return found
+
+
+def _windows(inputs: Any, run: Run) -> Iterator[ahead.Window]:
+    if isinstance(inputs, Mapping | np.ndarray):
+        return ahead.from_arrays(inputs, run)
+    return (ahead.from_file(path, run, name) for name, path in _tables(inputs))
 
 
 def _features(inputs: Any, run: Run) -> Iterator[Row]:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import served_text
+from . import forecasts, served_text
 from .data import SourceError, load
 from .run import Run, RunError
 
@@ -78,7 +78,7 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, loss, preprocess, about: dict[str, Any]):
         super().__init__(name="served")
         task = about["task"]
-        if task not in ("classification", "regression", *served_text.TASKS):
+        if task not in ("classification", "regression", "forecasting", *served_text.TASKS):
             raise RunError(
                 f"This run's data are {task}: its model has no answer to export or predict."
             )
@@ -91,7 +91,7 @@ class Served(tf.Module):
         if task in served_text.TASKS:
             answer, self.generate = served_text.answers(model, preprocess)
         else:
-            answer = _answers(model, loss, about)
+            answer = _answers(model, loss, preprocess, about)
 
         def raw(inputs):
             return answer(preprocess.serve({own: inputs[key] for own, key in self.names.items()}))
@@ -101,7 +101,8 @@ class Served(tf.Module):
             for own, key in self.names.items()
         }
         spec = preprocess.tensor_spec()
-        spec = tf.TensorSpec(spec.shape, spec.dtype, name="x")
+        if not isinstance(spec, dict):
+            spec = tf.TensorSpec(spec.shape, spec.dtype, name="x")
         self.raw = tf.function(raw, input_signature=[named], autograph=False)
         self.tensor = tf.function(answer, input_signature=[spec], autograph=False)
 
@@ -119,12 +120,14 @@ class Served(tf.Module):
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
 
-def _answers(model: keras.Model, loss, about: dict[str, Any]):
-    """x [n, ...] -> answers for classes or numbers, by name."""
-    classes, (mean, deviation) = list(about["classes"]), about["target_scale"]
+def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
+    """x [n, ...] -> answers for classes, numbers or forecasts, by name."""
+    classes, scale = list(about["classes"]), about["target_scale"]
 
     def answer(x):
         outputs, more = respond(model, x)
+        if about["task"] == "forecasting":  # a recurrent layer does not know how many steps it gives
+            outputs = tf.ensure_shape(outputs, [None, preprocess.inputs["horizon"], None])
         outputs = loss.predict(outputs)
         if about["task"] == "classification":
             probabilities = tf.cast(outputs["probabilities"], tf.float32)
@@ -135,7 +138,10 @@ def _answers(model: keras.Model, loss, about: dict[str, Any]):
                 "class_id": chosen,
                 "label": tf.gather(labels, chosen),
             }
+        elif about["task"] == "forecasting":
+            answers = forecasts.answers(outputs, scale)
         else:
+            mean, deviation = scale
             answers = {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
             for name in ("prediction", "quantiles"):
                 if name in answers:
@@ -156,9 +162,7 @@ def respond(model: keras.Model, x) -> tuple[Any, dict[str, Any]]:
     return model.vote(ids, distances), {"neighbor_ids": ids, "distances": distances}
 
 
-def examples(
-    run: Run, data: Any = None, count: int = 4
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+def examples(run: Run, data: Any = None, count: int = 4) -> tuple[dict[str, np.ndarray], Any]:
     """Raw examples of the validation split and the same rows as the evaluation pipeline has them.
 
     Args:
@@ -167,8 +171,8 @@ def examples(
         count: how many, at most.
 
     Returns:
-        ({input of the signature: [n, ...]}, x [n, ...]). Where the data cannot be opened any more,
-        or have no examples, made-up rows and None.
+        ({input of the signature: [n, ...]}, x [n, ...], or a dictionary of such). Where the data
+        cannot be opened any more, or have no examples, made-up rows and None.
     """
     names = input_names(run.preprocess.raw_signature())
     try:
@@ -188,7 +192,8 @@ def examples(
     batches = dataset.split(split).unbatch().batch(count)
     batch = next(iter(batches))
     x = batch[0] if isinstance(batch, tuple) else batch
-    return {key: _column(raw[own]) for own, key in names.items()}, x.numpy()
+    x = tf.nest.map_structure(lambda tensor: tensor.numpy(), x)
+    return {key: _column(raw[own]) for own, key in names.items()}, x
 
 
 def _column(values: Sequence | np.ndarray) -> np.ndarray:

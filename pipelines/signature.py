@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from .ahead import describe_columns
+from .data.series import step_of
 from .run import Run
 from .served import Served
 
@@ -15,6 +17,8 @@ _MEANINGS = {
     "image_bytes": "an image file (JPEG, PNG, BMP or GIF) of any size",
     "image": "pixels, as in training",
     "features": "numbers in the order of training",
+    "history": "the steps before the forecast, oldest first, and of each its columns",
+    "future": "what is known in advance of the steps to forecast, and of each its columns",
     "x": "preprocessed examples: what the network takes",
     "text": "any text, in UTF-8",
     "prompt": "the beginning of a text, in UTF-8",
@@ -28,6 +32,7 @@ _MEANINGS = {
     "class_id": "position of the most probable label",
     "label": "the most probable label",
     "prediction": "in the target's own unit",
+    "forecast": "of each step ahead, and of each target, in its own unit",
     "stddev": "standard deviation of the prediction, in the target's own unit",
     "quantiles": "quantiles of the target, lowest first, in its own unit",
     "neighbor_ids": "positions of the nearest examples in the order of storing; -1: none",
@@ -59,6 +64,8 @@ def describe(served: Served, run: Run, rows: dict[str, np.ndarray]) -> dict[str,
             for each in tf.nest.flatten(spec):
                 inputs[each.name] = {"dtype": each.dtype.name, "shape": each.shape.as_list()}
                 inputs[each.name] |= _about_input(each.name, own.get(each.name), columns)
+                if about["kind"] == "series" and signature == "serving_default":
+                    inputs[each.name]["columns"] = describe_columns(run, each.name)
         outputs = {
             name: {"dtype": value.dtype.name, "shape": value.shape.as_list()}
             | ({"meaning": _MEANINGS[name]} if name in _MEANINGS else {})
@@ -70,6 +77,11 @@ def describe(served: Served, run: Run, rows: dict[str, np.ndarray]) -> dict[str,
         "recipe": run.recipe.name,
         "task": about["task"],
         "target": {"name": about["target"]} | _about_input("", about["target"], columns),
+        **(
+            {"targets": about["about"]["targets"], "step": str(step_of(about["about"]))}
+            if about["kind"] == "series"
+            else {}
+        ),
         "labels": list(about["classes"]),
         **({"quantiles": list(np.atleast_1d(quantiles))} if quantiles is not None else {}),
         "signatures": signatures,

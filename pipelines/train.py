@@ -28,9 +28,6 @@ from .recipe import Recipe, RecipeError
 
 log = logging.getLogger(__name__)
 
-# what a loss has to be for, where it is not the data's task itself
-LOSS_TASK = {"language-model": "classification", "translation": "classification"}
-
 
 class Diverged(RuntimeError):
     """Training left the finite numbers. The message names the quantity, the step and the epoch."""
@@ -90,7 +87,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
         run.check_same_data(run.Run(directory), dataset)
     keras.utils.set_random_seed(recipe.seed)
     loss = choices.build_loss(recipe.loss)
-    if loss.task != LOSS_TASK.get(dataset.task, dataset.task):
+    if loss.task != choices.LOSS_TASKS.get(dataset.task, dataset.task):
         raise RecipeError(
             f"The loss {recipe.loss.name!r} is for {loss.task}, the data of "
             f"{recipe.data.source} are for {dataset.task}. Choose another loss (`epochal list "

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from epochal.pipelines import forecasts
-from epochal.pipelines.data import OpsError, Preprocess, SourceError, load
+from epochal.pipelines.data import OpsError, SourceError, load
+from epochal.pipelines.data.preprocess import restore
 from epochal.pipelines.data.series import Step
 from epochal.pipelines.recipe import Data
 
@@ -112,7 +113,7 @@ def test_serving_equals_the_split_bit_for_bit(tmp_path):
     data = load(Data(source=f"series:{path}", ops=ops, target="a, b"))
     assert data.target_names == ("a", "b")
     saved = json.loads(json.dumps(data.describe()))
-    preprocess = Preprocess.from_dict(saved["preprocess"])
+    preprocess = restore(saved["preprocess"])
     serve = tf.function(preprocess.serve, input_signature=[preprocess.raw_signature()])
     served = serve({k: tf.constant(v) for k, v in data.raw("test", np.arange(9)).items()})
     x, y = next(iter(data.split("test")))
