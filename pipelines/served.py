@@ -126,7 +126,9 @@ def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
 
     def answer(x):
         outputs, more = respond(model, x)
-        if about["task"] == "forecasting":  # a recurrent layer does not know how many steps it gives
+        if (
+            about["task"] == "forecasting"
+        ):  # a recurrent layer does not know how many steps it gives
             outputs = tf.ensure_shape(outputs, [None, preprocess.inputs["horizon"], None])
         outputs = loss.predict(outputs)
         if about["task"] == "classification":

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
-_MODULES = ("alexnet", "knn", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer")
+_MODULES = ("alexnet", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer")
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 
 

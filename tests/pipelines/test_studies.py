@@ -94,7 +94,9 @@ def test_variants_one_at_a_time_and_as_a_grid():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     place = tmp_path_factory.mktemp("study") / "ablation"
-    vary = ["algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"]
+    vary = [
+        "algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"
+    ]
     return verb(iris(), vary, 3, directory=place)
 
 
@@ -121,7 +123,9 @@ def test_an_ablation_compares_seed_by_seed_and_goes_on_after_a_failure(study):
 
 
 def test_a_study_goes_on_and_another_is_refused(study, monkeypatch):
-    vary = ["algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"]
+    vary = [
+        "algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"
+    ]
     again = verb(iris(), vary, 3, directory=study["directory"])
     assert [row.get("scores") for row in again["variants"]] == [
         row.get("scores") for row in study["variants"]
@@ -230,7 +234,9 @@ def test_every_example_is_predicted_once_by_a_stranger(tmp_path):
     statistics = fold.dataset["preprocess"]["states"][0]
     dataset = load(fold.recipe.data)
     seen = dataset.raw("train", np.arange(dataset.sizes["train"]))["features"]
-    assert statistics["mean"]["features"] == pytest.approx(seen.mean(axis=0), rel=1e-4)  # of this fold's training rows
+    assert statistics["mean"]["features"] == pytest.approx(
+        seen.mean(axis=0), rel=1e-4
+    )  # of this fold's training rows
 
 
 # ------------------------------------------------------------------------------------ ensembles
