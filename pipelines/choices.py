@@ -109,6 +109,10 @@ def build_model(recipe: Recipe, dataset, loss):
             f"`model` {recipe.model.name!r} does not read text. Choose one that does: "
             "`epochal list models` names lstm, transformer-small and others."
         )
+    if dataset.task == "forecasting" and "future_shape" not in takes:
+        raise RecipeError(
+            f"The model {recipe.model.name!r} makes no forecasts. Choose lstm, gru or rnn."
+        )
     try:
         supplied = {k: v for k, v in known.items() if k in takes}
         return factory(**supplied, **recipe.model.options)

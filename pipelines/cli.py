@@ -104,7 +104,7 @@ def show(
         if keys:  # the options of each choice stand in its code
             load_tensorflow()
         recipe = Run(name).recipe if is_run else changed_recipe(name, overrides)
-        show_module.showchanged_recipe(recipe, console, with_keys=keys, as_json=json)
+        show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
     elif Path(name).is_file():
         load_tensorflow()
         show_module.show_weights(name, console, as_json=json)

@@ -30,7 +30,7 @@ from scipy.optimize import minimize
 from . import plots, studies
 from .data import load
 from .evaluate import BINS, classification, intervals, predict_split, regression
-from .export import publish, require_answers
+from .export import TOLERANCE, publish, require_answers
 from .recipe import Recipe, RecipeError, override
 from .run import Run, RunError, check_same_data, write_json
 from .served import Served, examples
@@ -168,13 +168,14 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
         weights,
         combine,
     )
+    precision = max((run.recipe.algorithm.precision for run in runs), key=TOLERANCE.get)
     request = {f"serving_default/{name}": values for name, values in rows.items()}
     path = publish(
         served,
         runs[0],
         rows,
         place / "export",
-        lambda directory: require_answers(directory, request, expected),
+        lambda directory: require_answers(directory, request, expected, precision),
     )
     result["export"] = str(path)
     write_json(place / "ensemble.json", result)

@@ -110,7 +110,8 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
         split: one of ``dataset.sizes``.
 
     Returns:
-        (result as in :func:`evaluate`, predictions as in :func:`predict_split`).
+        (result as in :func:`evaluate`, of forecasts with what :func:`.forecasts.measure` adds;
+        predictions as in :func:`predict_split`).
     """
     if dataset.task in texts.TASKS:
         return texts.measure(model, dataset, split)

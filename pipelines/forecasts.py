@@ -97,11 +97,11 @@ def naive(dataset, split: str) -> dict[str, np.ndarray]:
         dataset: of a series, as :func:`epochal.pipelines.data.load` gives it.
         split: one of ``dataset.sizes``.
     """
-    found = {n: dataset.seasonal(split, size) for n, size in dataset_seasons(dataset).items()}
+    found = {n: dataset.seasonal(split, size) for n, size in seasons_of(dataset).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def dataset_seasons(dataset) -> dict[str, int]:
+def seasons_of(dataset) -> dict[str, int]:
     """:func:`seasons` of a dataset and its recipe."""
     return seasons(step_of(dataset.about), dataset.season)
 
@@ -120,7 +120,7 @@ def measure(dataset, split: str, predictions: dict[str, np.ndarray]) -> dict[str
         k-th step of the horizon.
     """
     truth, repeated = dataset.targets(split), naive(dataset, split)
-    seasonal = dataset.seasonal_error(next(iter(dataset_seasons(dataset).values())))
+    seasonal = dataset.seasonal_error(next(iter(seasons_of(dataset).values())))
     n, horizon, _ = truth.shape
     block = 2 * horizon
     metrics: dict[str, dict[str, float]] = {}

@@ -144,7 +144,7 @@ class WindowReader(Reader):
         self.truth = self.values[:, self._targets]  # float32 [t,m]
         scaled = preprocess.scaled(tf.constant(self.values), inputs["columns"]).numpy()
         self._scaled, self._future, self._ahead = (
-            hold(scaled[:, places]) for places in (slice(None), self._known, self._targets)
+            hold(scaled[:, part]) for part in (slice(None), self._known, self._targets)
         )
 
     def _gather(self, origin: tf.Tensor) -> tuple[Any, tf.Tensor]:
@@ -165,7 +165,7 @@ class WindowReader(Reader):
 
         return parallel(tf.data.Dataset.range(start_step, FOREVER), batch)
 
-    def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
+    def split(self, indices, batch_size) -> tf.data.Dataset:
         """The windows in order, last batch smaller."""
         own = tf.constant(indices, tf.int64)
 

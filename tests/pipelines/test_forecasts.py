@@ -15,7 +15,7 @@ from epochal.pipelines import export, forecasts, predict, train
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone
-from epochal.pipelines.recipe import Recipe, RecipeError
+from epochal.pipelines.recipe import Recipe, RecipeError, override
 from epochal.pipelines.served import examples
 
 HOURS = np.datetime64("2020-06-01T00") + np.arange(1_000)
@@ -208,9 +208,12 @@ def test_regression_losses_read_forecasts_step_by_step(loss, width, keys, target
             )
 
 
-def test_classification_losses_are_refused(waves, tmp_path):
+def test_losses_and_models_for_other_tasks_are_refused(waves, tmp_path):
     with pytest.raises(RecipeError, match="'cross-entropy' is for classification.*forecasting"):
         train(waves_recipe(waves, loss="cross-entropy"), tmp_path / "r")
+    mlp = override(waves_recipe(waves), {"model.name": "mlp"})
+    with pytest.raises(RecipeError, match="'mlp' makes no forecasts. Choose lstm, gru or rnn"):
+        train(mlp, tmp_path / "m")
 
 
 def test_exports_answer_as_keras_in_a_process_with_tensorflow_alone(run, both, tmp_path):
