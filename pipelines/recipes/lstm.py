@@ -75,3 +75,32 @@ def rnn_adding() -> Recipe:
         epochal train rnn-adding
     """
     return _adding("rnn")
+
+
+@recipe
+def lstm_docstrings() -> Recipe:
+    """Which library a paragraph of documentation comes from, by an LSTM that reads both ways.
+
+    2 CPU cores: not measured. The text is that of the installed libraries: no download.
+
+        epochal train lstm-docstrings
+    """
+    return Recipe(
+        name="lstm-docstrings",
+        data=Data(
+            source="builtin:docstrings",
+            ops="nfkc|lowercase|wordpiece(8000)|max_tokens(64)",
+            batch_size=64,
+            validation_fraction=0.1,
+            test_fraction=0.1,
+            bucket_batches=20,
+        ),
+        model=Choice(name="lstm", hidden=[96], embedding=96, bidirectional=True, dropout=0.3),
+        loss=Choice(name="cross-entropy"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.002),
+            schedule=Choice(name="one-cycle"),
+            epochs=5,
+            clip_norm=1.0,
+        ),
+    )
