@@ -79,6 +79,7 @@ class MultiHeadAttention(layers.Layer):
     Args:
         heads: a divisor of the input's width d.
         causal: position i sees positions up to i only.
+        window: how many of them at most, the nearest, itself included; None: all. Needs `causal`.
         use_bias: of the four projections.
         dropout: share of the attention weights set to zero in training.
         initializer: of the projections' kernels.
@@ -90,6 +91,7 @@ class MultiHeadAttention(layers.Layer):
         self,
         heads: int,
         causal: bool = False,
+        window: int | None = None,
         use_bias: bool = False,
         dropout: float = 0.0,
         initializer="glorot_uniform",
@@ -98,8 +100,14 @@ class MultiHeadAttention(layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if window is not None and (window < 1 or not causal):
+            raise ValueError(
+                "window counts at least 1 position of the past, in causal attention; got "
+                f"window={window!r}, causal={causal!r}."
+            )
         self.supports_masking = True
         self.heads, self.causal, self.use_bias, self.dropout = heads, causal, use_bias, dropout
+        self.window = window
         self.initializer = keras.initializers.get(initializer)
         self.output_initializer = keras.initializers.get(output_initializer or initializer)
         self.seed = seed
@@ -155,9 +163,10 @@ class MultiHeadAttention(layers.Layer):
             values = tf.concat([cache[1], values], axis=2)
         scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
         seen = None if key_mask is None else key_mask[:, None, None, :]
-        if self.causal and x.shape[1] != 1:
+        if self.causal and (x.shape[1] != 1 or self.window):
             t, s = tf.shape(query)[2], tf.shape(keys)[2]
-            past = tf.range(s) <= s - t + tf.range(t)[:, None]
+            ago = s - t + tf.range(t)[:, None] - tf.range(s)
+            past = ago >= 0 if self.window is None else (ago >= 0) & (ago < self.window)
             seen = past if seen is None else past & seen
         if seen is not None:
             # Added, not selected: scores that are small beside 1e9 vanish in it, and exp gives 0.
@@ -181,6 +190,7 @@ class MultiHeadAttention(layers.Layer):
             **super().get_config(),
             "heads": self.heads,
             "causal": self.causal,
+            "window": self.window,
             "use_bias": self.use_bias,
             "dropout": self.dropout,
             "initializer": keras.initializers.serialize(self.initializer),

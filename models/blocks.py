@@ -8,6 +8,7 @@ One block serves the Transformer of 2017 and its descendants; ``norm``, ``activa
 | Transformer, encoder | post | relu | no | no | no |
 | Transformer, decoder | post | relu | yes | yes | no |
 | BERT | post | gelu | no | no | yes |
+| GPT-1 | post | gelu_tanh | yes | no | yes |
 | GPT-2, GPT-3 | pre | gelu_tanh | yes | no | yes |
 
 Padding travels with the activations as a Keras mask: a :class:`.embeddings.TokenEmbedding` starts
@@ -16,13 +17,19 @@ it (id 0), blocks take it and hand it on.
 
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 from keras import layers, ops
 
 from .attention import MultiHeadAttention
 from .layers import seeded, seeds
 
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
+ACTIVATIONS = {
+    "relu": ops.relu,
+    "gelu": partial(ops.gelu, approximate=False),
+    "gelu_tanh": partial(ops.gelu, approximate=True),
+}
 NORMS = ("post", "pre")
 
 
@@ -39,7 +46,9 @@ class TransformerBlock(layers.Layer):
         hidden: width between the two dense layers.
         norm: "post" or "pre".
         activation: between the dense layers: "relu", "gelu" (with erf) or "gelu_tanh".
-        causal: whether positions see no later ones.
+        causal: whether positions see no later ones. Padding stands on the right, where no real
+            token looks: such a block hands the mask on, and has no use for it itself.
+        window: of a causal block: positions that each one sees at most; None: all before it.
         cross: whether the block attends to a memory too.
         attention_bias: whether the projections of attention have biases; dense layers always do.
         dropout: share of each sub-layer's outputs set to zero in training.
@@ -57,6 +66,7 @@ class TransformerBlock(layers.Layer):
         norm: str = "post",
         activation: str = "relu",
         causal: bool = False,
+        window: int | None = None,
         cross: bool = False,
         attention_bias: bool = False,
         dropout: float = 0.0,
@@ -81,6 +91,7 @@ class TransformerBlock(layers.Layer):
             "norm": norm,
             "activation": activation,
             "causal": causal,
+            "window": window,
             "cross": cross,
             "attention_bias": attention_bias,
             "dropout": dropout,
@@ -93,12 +104,12 @@ class TransformerBlock(layers.Layer):
             "seed": seed,
         }
         self.hidden, self.norm, self.activation = hidden, norm, activation
+        self.causal = causal
         draw, dtype = seeds(seed), self.dtype_policy
 
-        def attention(name, causal):
+        def attention(name, **options):
             return MultiHeadAttention(
                 heads,
-                causal=causal,
                 use_bias=attention_bias,
                 dropout=attention_dropout,
                 initializer=initializer,
@@ -106,14 +117,15 @@ class TransformerBlock(layers.Layer):
                 seed=draw(),
                 dtype=dtype,
                 name=name,
+                **options,
             )
 
         def normalise(name):
             return layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
 
-        self.attention = attention("attention", causal)
+        self.attention = attention("attention", causal=causal, window=window)
         self.attention_norm = normalise("attention_norm")
-        self.cross = attention("cross", False) if cross else None
+        self.cross = attention("cross") if cross else None
         self.cross_norm = normalise("cross_norm") if cross else None
         self.expand = layers.Dense(
             hidden, kernel_initializer=seeded(initializer, draw()), dtype=dtype, name="expand"
@@ -154,8 +166,8 @@ class TransformerBlock(layers.Layer):
     ):
         """x [n, t, d] -> [n, t, d]; arguments and the cache as in :class:`MultiHeadAttention`.
 
-        ``mask`` [n, t] says which of x's own tokens are real; a causal block with padding on the
-        right needs none. With ``cache`` the result is (x, cache).
+        ``mask`` [n, t] says which of x's own tokens are real. With ``cache`` the result is
+        (x, cache).
         """
 
         def before(norm):
@@ -168,7 +180,7 @@ class TransformerBlock(layers.Layer):
 
         y = self.attention(
             before(self.attention_norm),
-            key_mask=mask,
+            key_mask=None if self.causal else mask,
             cache=cache,
             training=training,
         )
@@ -180,8 +192,7 @@ class TransformerBlock(layers.Layer):
                 before(self.cross_norm), memory=memory, key_mask=memory_mask, training=training
             )
             x = after(y, self.cross_norm)
-        y = self.expand(before(self.dense_norm))
-        y = ops.relu(y) if self.activation == "relu" else ops.gelu(y, self.activation != "gelu")
+        y = ACTIVATIONS[self.activation](self.expand(before(self.dense_norm)))
         x = after(self.contract(y), self.dense_norm)
         return x if cache is None else (x, cache)
 

@@ -89,6 +89,24 @@ def test_a_cache_is_the_past():
     assert cache[0].shape == (N, HEADS, 6, D // HEADS)
 
 
+def test_a_window_hides_what_is_further_away():
+    layer = MultiHeadAttention(HEADS, causal=True, window=2, use_bias=True)
+    layer.build((None, None, D))
+    randomised(layer)
+    x = random(N, 6, D)
+    whole = layer(x).numpy()
+    for i in range(6):  # alone with the one before it
+        pair = layer(x[:, max(0, i - 1) : i + 1])[:, -1]
+        np.testing.assert_allclose(pair, whole[:, i], atol=1e-5)
+    cache = [tf.zeros([N, HEADS, 0, D // HEADS])] * 2
+    for piece in (slice(0, 1), slice(1, 2), slice(2, 5), slice(5, 6)):
+        y, cache = layer(x[:, piece], cache=cache)
+        np.testing.assert_allclose(y, whole[:, piece], atol=1e-5)
+    for options in ({"window": 0, "causal": True}, {"window": 2}):
+        with pytest.raises(ValueError, match="at least 1 position of the past"):
+            MultiHeadAttention(HEADS, **options)
+
+
 def randomised_causal():
     layer = MultiHeadAttention(HEADS, causal=True, use_bias=True)
     layer.build((None, None, D))

@@ -58,7 +58,7 @@ ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "gelu": erf_gelu, "gelu_tanh"
 
 def transcription(block, x, memory=None, real=None, memory_real=None, causal=False):
     pre = block.norm == "pre"
-    real = np.ones(x.shape[:2], bool) if real is None else real
+    real = np.ones(x.shape[:2], bool) if real is None or causal else real
     seen = np.repeat(real[:, None], x.shape[1], axis=1)
     if causal:
         seen = seen & np.tril(np.ones((x.shape[1],) * 2, bool))

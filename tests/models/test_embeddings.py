@@ -2,9 +2,15 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from epochal.models.embeddings import SinusoidalPositions, TokenEmbedding
+from epochal.models.embeddings import (
+    LearnedPositions,
+    SegmentEmbedding,
+    SinusoidalPositions,
+    TokenEmbedding,
+)
 
 
 def test_ids_become_scaled_rows_and_rows_become_logits():
@@ -55,3 +61,32 @@ def test_an_odd_width_ends_with_a_sine():
     zeros = np.zeros((1, 4, 5), "float32")
     last = SinusoidalPositions()(zeros)[0, :, 4]
     np.testing.assert_allclose(last, np.sin(np.arange(4) / 10_000 ** (4 / 5)), atol=1e-6)
+
+
+def test_logits_can_have_biases_and_padding_another_id():
+    layer = TokenEmbedding(7, 4, pad_id=3, use_bias=True)
+    ids = np.array([[3, 1, 0], [6, 3, 3]], "int32")
+    np.testing.assert_array_equal(layer(ids)._keras_mask, ids != 3)
+    layer.bias.assign(np.arange(7.0))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    right = x @ layer.embeddings.numpy().T + np.arange(7)
+    np.testing.assert_allclose(layer(x, reverse=True), right, atol=1e-6)
+    twin = TokenEmbedding.from_config(layer.get_config())
+    assert (twin.pad_id, twin.use_bias) == (3, True)
+
+
+def test_learnt_positions_and_segments_are_added():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    positions, segments = LearnedPositions(5), SegmentEmbedding(2)
+    ids = np.array([[0, 0, 1], [0, 1, 1]], "int32")
+    first, late, kinds, none = positions(x), positions(x, position=2), segments(x, ids), segments(x)
+    table = positions.embeddings.numpy()
+    np.testing.assert_allclose(first - x, np.stack([table[:3]] * 2), atol=1e-6)
+    np.testing.assert_allclose(late - x, np.stack([table[2:]] * 2), atol=1e-6)
+    table = segments.embeddings.numpy()
+    np.testing.assert_allclose(kinds - x, table[ids], atol=1e-6)
+    np.testing.assert_allclose(none - x, np.broadcast_to(table[0], x.shape), atol=1e-6)
+    with pytest.raises(ValueError, match="6 tokens are more than the 5 positions"):
+        positions(x, position=3)
+    for layer in (positions, segments):
+        assert layer.from_config(layer.get_config()).get_config() == layer.get_config()
