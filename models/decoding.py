@@ -9,7 +9,8 @@ where ``tokens`` stand at ``position`` (an int32 scalar, counted from 0) of m se
 ``state`` is any nest of tensors [m, ...] that holds what the model remembers of them (recurrent
 states, attention keys and values). Rows never mix: the answer of one depends on no other.
 
-Id 0 is padding: it fills what comes after the end of a sequence, and is never chosen.
+Id 0, or another that a model says, is padding: it fills what comes after the end of a sequence,
+and is never chosen, unless it is the end token as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def length_penalty(length, alpha: float):
     return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
 
 
+def lengths(ids, pad_id: int = 0):
+    """int32 [n]: the tokens of each row of ids [n, t], up to the last that is no padding."""
+    places = tf.range(1, tf.shape(ids)[1] + 1)
+    return tf.reduce_max(tf.where(ids != pad_id, places, 0), axis=1)
+
+
 def generate(
     step: Step,
     state: Any,
@@ -39,23 +46,34 @@ def generate(
     *,
     length: int,
     limits: tf.Tensor | None = None,
+    begin: tf.Tensor | int = 0,
     end_id: int | None = None,
+    pad_id: int = 0,
     temperature: tf.Tensor | None = None,
     top_k: tf.Tensor | None = None,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     seed: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Continues each row of a batch, token by token.
 
     Args:
         step: see above.
-        state: before any token of the prompt.
-        prompt: ids [n, p] int32, at least one a row, padded with 0 on the right.
+        state: before token number ``begin`` of the prompt.
+        prompt: ids [n, p] int32, at least one a row, padded on the right.
         length: the most tokens that any row gets; fixes the shape of the answer.
         limits: int32 [n], the most tokens that each row gets, at most ``length``.
+        begin: tokens of the prompt that ``state`` knows, fewer than any row has.
         end_id: a row ends with this token; None: only at its limit.
+        pad_id: what the prompt is padded with, and the answer.
         temperature: float32 [n]: logits are divided by it; 0 takes the likeliest token (of equal
             ones the lowest id). None: 0 for all.
         top_k: int32 [n]: draw among the k likeliest tokens; 0 among all. None: 0 for all.
+        top_p: draw among the likeliest tokens that together have this probability (Holtzman et
+            al.: The curious case of neural text degeneration, 2020, section 3.1).
+        repetition_penalty: logits of tokens that are in the prompt or the answer are divided by it,
+            or multiplied where negative (Keskar et al.: CTRL, 2019, section 4.1, whose division
+            alone would favour what has a negative logit).
         seed: int64 [n]: the same row with the same seed gets the same tokens, in any batch.
 
     Returns:
@@ -63,7 +81,7 @@ def generate(
         the model (temperature 1, all tokens).
     """
     rows, width = tf.unstack(tf.shape(prompt))
-    given = tf.maximum(tf.reduce_sum(tf.cast(prompt != 0, tf.int32), axis=1), 1)
+    given = tf.maximum(lengths(prompt, pad_id), 1)
     limits = tf.fill([rows], length) if limits is None else tf.minimum(limits, length)
     draws = None
     if temperature is not None:
@@ -77,17 +95,22 @@ def generate(
 
     def body(position, tokens, new, total, done, state):
         logits, after = step(tokens, position, state)
-        logits = tf.cast(logits, tf.float32)
+        logits = scored = tf.cast(logits, tf.float32)
         whole = tf.reduce_logsumexp(logits, axis=1)
-        logits = tf.where(tf.range(tf.shape(logits)[1]) == 0, -float("inf"), logits)
+        if repetition_penalty != 1.0:
+            logits = _penalised(
+                logits, tf.concat([prompt, new], axis=1), repetition_penalty, pad_id
+            )
+        if end_id != pad_id:
+            logits = tf.where(tf.range(tf.shape(logits)[1]) == pad_id, -float("inf"), logits)
         place = position + 1 - given  # which new token this is, in each row
         if draws is None:
             chosen = tf.argmax(logits, axis=1, output_type=tf.int32)
         else:
             draw = tf.gather(draws, tf.clip_by_value(place, 0, length - 1), batch_dims=1)
-            chosen = _draw(logits, temperature, top_k, draw)
+            chosen = _draw(logits, temperature, top_k, top_p, draw)
         ours = (place >= 0) & ~done
-        gain = tf.gather(logits, chosen, batch_dims=1) - whole
+        gain = tf.gather(scored, chosen, batch_dims=1) - whole
         total += tf.where(ours, gain, 0.0)
         new = tf.where(ours[:, None] & (tf.range(length) == place[:, None]), chosen[:, None], new)
         ended = place + 1 >= limits
@@ -95,13 +118,13 @@ def generate(
             ended |= chosen == end_id
         # Where the prompt goes on it is followed; what ended is fed padding.
         told = prompt[:, tf.minimum(position + 1, width - 1)]
-        tokens = tf.where(place < 0, told, tf.where(done, 0, chosen))
+        tokens = tf.where(place < 0, told, tf.where(done, pad_id, chosen))
         return position + 1, tokens, new, total, done | (ours & ended), after
 
     first = (
-        tf.constant(0),
-        prompt[:, 0],
-        tf.zeros([rows, length], tf.int32),
+        tf.convert_to_tensor(begin),
+        prompt[:, begin],
+        tf.fill([rows, length], pad_id),
         tf.zeros([rows]),
         limits <= 0,
         state,
@@ -111,13 +134,30 @@ def generate(
 
 
 def generator(
-    step: Step, first_state: Callable[[tf.Tensor], Any], length: int, end_id: int | None = None
+    step: Step,
+    first_state: Callable[[tf.Tensor], Any],
+    length: int,
+    end_id: int | None = None,
+    *,
+    read: Callable[[tf.Tensor, Any], Any] | None = None,
+    context: int | None = None,
+    **options: Any,
 ) -> tf.types.experimental.GenericFunction:
     """:func:`generate` as a graph function of fixed signature, which can be exported.
 
     It takes ``prompt`` [n, p] int32, ``max_new_tokens`` [n] int32, ``temperature`` [n] float32,
     ``top_k`` [n] int32 and ``seed`` [n] int64, and returns {"ids": [n, length], "score": [n]}, the
-    score being the log-probability. ``first_state(n)`` is the state of n rows before any token.
+    score being the log-probability.
+
+    Args:
+        step: of :func:`generate`.
+        first_state: the state of n rows before any token.
+        length: of :func:`generate`.
+        end_id: of :func:`generate`.
+        read: ``read(ids [n, m], state)`` is the state after m tokens, 0 or more, that all rows
+            have, computed at once; None: prompts are read token by token.
+        context: tokens of prompt and answer at which a row ends; a prompt that fills it gets none.
+        **options: ``pad_id``, ``top_p`` and ``repetition_penalty`` of :func:`generate`.
     """
 
     @tf.function(
@@ -130,33 +170,74 @@ def generator(
         ]
     )
     def run(prompt, max_new_tokens, temperature, top_k, seed):
+        prompt = prompt[:, :context]
+        given = tf.maximum(lengths(prompt, options.get("pad_id", 0)), 1)
+        if context is not None:
+            max_new_tokens = tf.minimum(max_new_tokens, context - given)
+        begin, state = tf.constant(0), first_state(tf.shape(prompt)[0])
+        if read is not None:
+            begin = tf.reduce_min(given) - 1
+            state = read(prompt[:, :begin], state)
         ids, score = generate(
             step,
-            first_state(tf.shape(prompt)[0]),
+            state,
             prompt,
             length=length,
             limits=max_new_tokens,
+            begin=begin,
             end_id=end_id,
             temperature=temperature,
             top_k=top_k,
             seed=seed,
+            **options,
         )
         return {"ids": ids, "score": score}
 
     return run
 
 
-def _draw(logits, temperature, top_k, draw):
+def continued(run, prompt, length: int, temperature: float, top_k: int, seed: int) -> dict:
+    """The answer of a :func:`generator`'s function, with the same settings for all rows.
+
+    Rows draw from streams of their own, seeded with ``seed``, ``seed + 1``, ...
+    """
+    prompt = tf.cast(prompt, tf.int32)
+    n = tf.shape(prompt)[0]
+    return run(
+        prompt,
+        tf.fill([n], length),
+        tf.fill([n], float(temperature)),
+        tf.fill([n], top_k),
+        seed + tf.range(tf.cast(n, tf.int64)),
+    )
+
+
+def _draw(logits, temperature, top_k, top_p: float, draw):
     """Tokens [n] from logits [n, v]: where the cumulative probability first exceeds ``draw``."""
     most = tf.clip_by_value(tf.reduce_max(top_k), 1, tf.shape(logits)[1])
     best = tf.math.top_k(logits, most).values
     lowest = tf.gather(best, tf.clip_by_value(top_k - 1, 0, most - 1), batch_dims=1)
     out = (top_k > 0)[:, None] & (logits < lowest[:, None])
     sharp = tf.where(temperature > 0, temperature, 1.0)[:, None]
-    reached = tf.cumsum(tf.nn.softmax(tf.where(out, -float("inf"), logits) / sharp), axis=1)
+    shares = tf.nn.softmax(tf.where(out, -float("inf"), logits) / sharp)
+    if top_p < 1.0:
+        likely = tf.sort(shares, axis=1, direction="DESCENDING")
+        kept = tf.cumsum(likely, axis=1, exclusive=True) < top_p  # the likeliest always
+        least = tf.reduce_min(tf.where(kept, likely, 1.0), axis=1, keepdims=True)
+        shares = tf.where(shares < least, 0.0, shares)
+    reached = tf.cumsum(shares, axis=1)
     drawn = tf.reduce_sum(tf.cast(reached <= draw[:, None] * reached[:, -1:], tf.int32), axis=1)
     likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
     return tf.where(temperature > 0, drawn, likeliest)
+
+
+def _penalised(logits, ids, penalty: float, pad_id: int):
+    """Logits [n, v] with those of ids [n, m] lowered, padding excepted."""
+    found = tf.gather(logits, ids, batch_dims=1)
+    lower = tf.where(found > 0, found / penalty, found * penalty)
+    lower = tf.where(ids == pad_id, found, lower)
+    row = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
+    return tf.tensor_scatter_nd_update(logits, tf.stack([row, ids], axis=-1), lower)
 
 
 def beam_search(

@@ -301,14 +301,8 @@ class RecurrentLanguageModel(keras.Model):
         key = (length, end_id)
         if key not in self._generators:
             self._generators[key] = self.generator(*key)
-        n = len(prompt)
-        return self._generators[key](
-            tf.cast(prompt, tf.int32),
-            tf.fill([n], length),
-            tf.fill([n], float(temperature)),
-            tf.fill([n], top_k),
-            seed + tf.range(n, dtype=tf.int64),
-        )
+        run = self._generators[key]
+        return decoding.continued(run, prompt, length, temperature, top_k, seed)
 
 
 lstm, gru, rnn = (partial(recurrent_net, cell) for cell in CELLS)

@@ -189,7 +189,7 @@ def test_padding_is_never_chosen():
         assert size == 3 or row[size - 1] == END
 
 
-def sampled(logits, rows, **options):
+def sampled(logits, rows, top_p=1.0, **options):
     """One token for each of many rows that have the same logits."""
     logits = tf.constant(logits, tf.float32)
 
@@ -201,6 +201,7 @@ def sampled(logits, rows, **options):
             tf.ones([rows, 1], tf.int32),
             length=1,
             seed=seed,
+            top_p=top_p,
             **{name: tf.fill([rows], value) for name, value in options.items()},
         )[0][:, 0]
 
@@ -224,6 +225,44 @@ def test_top_k_and_temperature_zero():
     assert set(sampled(logits, 300, temperature=1.0, top_k=9)) == {1, 2, 3, 4}
     assert set(sampled(logits, 50, temperature=0.0)) == {2}
     assert set(sampled(logits, 50, temperature=1.0, top_k=1)) == {2}
+
+
+def test_top_p_keeps_the_fewest_that_reach_it():
+    shares = np.array([0.0, 0.5, 0.3, 0.15, 0.05])
+    logits = np.log(np.maximum(shares, 1e-9))
+    for top_p, kept in ((0.01, {1}), (0.5, {1}), (0.51, {1, 2}), (0.79, {1, 2}), (0.81, {1, 2, 3})):
+        assert set(sampled(logits, 400, temperature=1.0, top_p=top_p)) == kept
+    tokens = sampled(logits, 4000, temperature=1.0, top_p=0.7)
+    assert np.mean(tokens == 1) == pytest.approx(0.5 / 0.8, abs=0.032)
+    # The temperature comes first: at 2 the shares are .38 .30 .21 .12.
+    assert set(sampled(logits, 400, temperature=2.0, top_p=0.6)) == {1, 2}
+    assert set(sampled(logits, 400, temperature=1.0, top_p=0.9, top_k=2)) == {1, 2}
+
+
+def test_what_has_been_said_is_penalised():
+    """Positive logits are divided, negative ones multiplied; padding and the score are not."""
+    logits = tf.constant([[9.0, 2.0, 1.5, 1.1, -0.5], [9.0, -1.0, -1.5, -1.9, -3.0]])
+
+    def step(tokens, position, state):
+        return logits, state
+
+    options = {"length": 4, "repetition_penalty": 2.0}
+    ids, score = decoding.generate(step, (), tf.constant([[3, 0], [4, 0]]), **options)
+    # first row: 2 -> 1, 1.5 -> .75, 1.1 is .55 from the start: then the highest is said again
+    assert ids.numpy().tolist() == [[1, 2, 1, 1], [1, 2, 3, 1]]
+    whole = np.log(np.exp(logits).sum(1))
+    expected = [2.0 * 3 + 1.5 - 4 * whole[0], -1.0 * 2 - 1.5 - 1.9 - 4 * whole[1]]
+    np.testing.assert_allclose(score, expected, rtol=1e-5)
+
+
+def test_a_row_can_begin_in_the_middle_of_its_prompt():
+    table = Table(rows=3, seed=3)
+    prompt = tf.constant([[1, 4, 3], [3, 2, 0], [4, 4, 3]])
+    whole, score = decoding.generate(table.step, table.state(), prompt, length=2)
+    _, state = table.step(prompt[:, 0], 0, table.state())
+    late, same = decoding.generate(table.step, state, prompt, length=2, begin=1)
+    np.testing.assert_array_equal(late, whole)
+    np.testing.assert_allclose(same, score, rtol=1e-6)
 
 
 def test_a_rows_draws_depend_on_its_seed_alone():
