@@ -24,6 +24,7 @@ _MODULES = (
     "decoding",
     "embeddings",
     "finetune",
+    "gpt",
     "keras_optimizers",
     "knn",
     "layers",

@@ -97,6 +97,40 @@ def _transformer(size: str, parameters: int) -> ModelEntry:
     )
 
 
+_GPT1 = "Radford et al.: Improving language understanding by generative pre-training (2018)"
+_GPT2 = "Radford et al.: Language models are unsupervised multitask learners (2019)"
+_GPT3 = "Brown et al.: Language models are few-shot learners (2020), table 2.1"
+_GPTS = {
+    "gpt1": (2018, _GPT1, 40_478, 116_534_784),
+    "gpt2-small": (2019, f"{_GPT2}, table 2", 50_257, 124_439_808),
+    "gpt2-medium": (2019, f"{_GPT2}, table 2", 50_257, 354_823_168),
+    "gpt2-large": (2019, f"{_GPT2}, table 2", 50_257, 774_030_080),
+    "gpt2-xl": (2019, f"{_GPT2}, table 2", 50_257, 1_557_611_200),
+    "gpt3-125m": (2020, _GPT3, 50_257, 125_226_240),
+    "gpt3-350m": (2020, _GPT3, 50_257, 355_871_744),
+    "gpt3-760m": (2020, _GPT3, 50_257, 760_300_032),
+    "gpt3-1.3b": (2020, _GPT3, 50_257, 1_315_723_264),
+    "gpt3-2.7b": (2020, _GPT3, 50_257, 2_651_553_280),
+    "gpt3-6.7b": (2020, _GPT3, 50_257, 6_658_404_352),
+    "gpt3-13b": (2020, _GPT3, 50_257, 12_853_386_240),
+    "gpt3-175b": (2020, _GPT3, 50_257, 174_604_259_328),
+}
+
+
+def _gpt(name: str, year: int, paper: str, vocabulary_size: int, parameters: int) -> ModelEntry:
+    family, _, size = name.removeprefix("gpt").partition("-")
+    return ModelEntry(
+        module="gpt",
+        symbol=name.replace("-", "_").replace(".", "_"),
+        year=year,
+        paper=paper,
+        task="language-model",
+        parameters=parameters,
+        summary=f"tells the next token: GPT-{family} {size}".rstrip(),
+        example={"vocabulary_size": vocabulary_size, "length": 512},
+    )
+
+
 _ROWS = {"input_shape": (28, 28), "num_classes": 10}
 _SEQUENCES = "classification/regression/forecasting/language-model"
 
@@ -229,6 +263,17 @@ MODELS: dict[str, ModelEntry] = {
         example={"vocabulary_size": 50_000},
     ),
     **{f"transformer-{size}": _transformer(size, n) for size, n in _TRANSFORMERS.items()},
+    **{name: _gpt(name, *row) for name, row in _GPTS.items()},
+    "gpt": ModelEntry(
+        module="gpt",
+        symbol="gpt",
+        year=2019,
+        paper=_GPT2,
+        task="language-model",
+        parameters=10_770_816,
+        summary="GPT-2's network in a small size of your own; nanoGPT's for letters",
+        example={"vocabulary_size": 65, "length": 256},
+    ),
 }
 
 # name -> (module under epochal.models, symbol, one line)

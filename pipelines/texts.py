@@ -119,7 +119,8 @@ def continue_text(model, dataset, split: str) -> list[dict[str, str]]:
     tokenizer = dataset.preprocess.tokenizer
     batch = next(iter(dataset.split(split).unbatch().batch(SAMPLES)))[0]
     prompt = batch[:, : max(1, batch.shape[1] // 4)]
-    ids = model.generate(prompt, min(CONTINUED, batch.shape[1]), temperature=0.8)["ids"]
+    room = max(1, batch.shape[1] - prompt.shape[1])  # a context may be as long as the examples
+    ids = model.generate(prompt, min(CONTINUED, room), temperature=0.8)["ids"]
     pairs = zip(tokenizer.decode(prompt).numpy(), tokenizer.decode(ids).numpy(), strict=True)
     return [{"prompt": a.decode(), "text": b.decode()} for a, b in pairs]
 
