@@ -18,6 +18,7 @@ from .registry import create_model, list_models, model_card
 _MODULES = (
     "alexnet",
     "attention",
+    "bert",
     "blocks",
     "callbacks",
     "checkpoints",
@@ -37,6 +38,7 @@ _MODULES = (
     "neighbors",
     "optimizers",
     "paper_optimizers",
+    "pooling",
     "recurrent",
     "registry",
     "resnet",

@@ -97,6 +97,34 @@ def _transformer(size: str, parameters: int) -> ModelEntry:
     )
 
 
+_TURC = "Turc, Chang, Lee, Toutanova: Well-read students learn better (2019), table 1"
+_DEVLIN = (
+    "Devlin, Chang, Lee, Toutanova: BERT: Pre-training of deep bidirectional Transformers for "
+    "language understanding (2018), section 3"
+)
+_BERTS = {
+    "tiny": (2019, _TURC, 4_385_920),
+    "mini": (2019, _TURC, 11_170_560),
+    "small": (2019, _TURC, 28_763_648),
+    "medium": (2019, _TURC, 41_373_184),
+    "base": (2018, _DEVLIN, 109_482_240),
+    "large": (2018, _DEVLIN, 335_141_888),
+}
+
+
+def _bert(size: str, year: int, paper: str, parameters: int) -> ModelEntry:
+    return ModelEntry(
+        module="bert",
+        symbol=f"bert_{size}",
+        year=year,
+        paper=paper,
+        task="classification",
+        parameters=parameters,
+        summary=f"an encoder that learns from gaps in texts, then any task on them, {size}",
+        example={"vocabulary_size": 30_522, "length": 128},
+    )
+
+
 _GPT1 = "Radford et al.: Improving language understanding by generative pre-training (2018)"
 _GPT2 = "Radford et al.: Language models are unsupervised multitask learners (2019)"
 _GPT3 = "Brown et al.: Language models are few-shot learners (2020), table 2.1"
@@ -263,6 +291,7 @@ MODELS: dict[str, ModelEntry] = {
         example={"vocabulary_size": 50_000},
     ),
     **{f"transformer-{size}": _transformer(size, n) for size, n in _TRANSFORMERS.items()},
+    **{f"bert-{size}": _bert(size, *row) for size, row in _BERTS.items()},
     **{name: _gpt(name, *row) for name, row in _GPTS.items()},
     "gpt": ModelEntry(
         module="gpt",
