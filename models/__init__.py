@@ -47,6 +47,7 @@ _MODULES = (
     "seq2seq",
     "summary",
     "transformer",
+    "weight_files",
 )
 __all__ = ["create_model", "list_models", "model_card"]
 

@@ -25,23 +25,20 @@ v1 and v1.5 have equal shapes: which of them a file holds follows from where it 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import re
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
+
+from .weight_files import Arrays, WeightsError, float32, read, some
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors", ".npz", ".h5")
-_PICKLED = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
 _HEAD = "outputs"
 _NORM = {
     "weight": "gamma",
@@ -50,12 +47,6 @@ _NORM = {
     "running_var": "moving_variance",
 }
 _CONSTANTS = {"PyTorch": (1e-5, 0.9), "keras.applications": (1.001e-5, 0.99)}  # epsilon, momentum
-
-Arrays = dict[str, np.ndarray]
-
-
-class WeightsError(ValueError):
-    """A file of weights that cannot be read or does not fit. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +156,11 @@ def _differences(arrays: Arrays, origin: dict[str, str], variables: dict[str, An
         (missing, "of the model's weights are not in the file"),
         (other, "differ in shape"),
     ]
-    return " ".join(f"{len(names)} {what} ({_some(names)})." for names, what in told if names)
+    return " ".join(f"{len(names)} {what} ({some(names)})." for names, what in told if names)
 
 
 def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 # --- What it is, from names of ours and shapes ---------------------------------------------------
@@ -207,12 +194,12 @@ def _version(model: keras.Model) -> str | None:
     return "v1" if layers["stage2_1_conv1"].strides[0] == 2 else "v1.5"
 
 
-# --- Files: name -> array, as they stand there ---------------------------------------------------
+# --- A file, in our names ---------------------------------------------------
 
 
 def _open(path: Path) -> tuple[Published, Arrays, dict[str, str]]:
     """(what it is, our names -> arrays as we hold them, our names -> the file's names)."""
-    stored = _read(path)
+    stored = read(path)
     if "layer1.0.conv1.weight" in stored:
         rename, source, version = _torch_resnet, "PyTorch", "v1.5"
     elif "features.0.weight" in stored and "classifier.1.weight" in stored:
@@ -222,14 +209,14 @@ def _open(path: Path) -> tuple[Published, Arrays, dict[str, str]]:
     else:
         raise WeightsError(
             f"{path} holds no architecture known here. Its {len(stored)} arrays are called "
-            f"{_some(list(stored))}; known are the names of torchvision's and timm's ResNets, of "
+            f"{some(list(stored))}; known are the names of torchvision's and timm's ResNets, of "
             "torchvision's AlexNet, and of keras.applications' ResNet50, 101 and 152."
         )
     arrays, origin, unknown = {}, {}, []
     for name, array in stored.items():
         ours = rename(name)
         if ours is not None:
-            arrays[ours], origin[ours] = _float32(path, name, array), name
+            arrays[ours], origin[ours] = float32(path, name, array), name
         elif not name.endswith("num_batches_tracked"):
             unknown.append(name)
     arrays = _from_torch(arrays) if source == "PyTorch" else _without_biases(arrays)
@@ -237,128 +224,12 @@ def _open(path: Path) -> tuple[Published, Arrays, dict[str, str]]:
     if unknown:
         raise WeightsError(
             f"{path} has the names of a {architecture} ({source}), and {len(unknown)} more "
-            f"({_some(unknown)}): a variant that this package does not have. Take the weights of "
+            f"({some(unknown)}): a variant that this package does not have. Take the weights of "
             "the plain architecture."
         )
     if "stage1_1_conv3/kernel" not in arrays and version == "v1.5":
         version = None  # blocks of two layers
     return Published(architecture, version, classes, source), arrays, origin
-
-
-def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind != "f":
-        raise WeightsError(
-            f"{path}: the array {name} is of type {array.dtype}, not of floating-point numbers. "
-            "Save the weights as float32."
-        )
-    return array.astype(np.float32)
-
-
-def _read(path: Path) -> Arrays:
-    if path.name.endswith(_PICKLED):
-        target = path.with_suffix(".safetensors").name
-        raise WeightsError(
-            f"{path} is a pickle, and reading one can run any code. Convert it once, where PyTorch "
-            'and safetensors are installed: python -c "import torch, safetensors.torch as s; '
-            "s.save_file({k: v.contiguous() for k, v in torch.load("
-            f"{path.name!r}, map_location='cpu', weights_only=True).items()}}, {target!r})\""
-        )
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near and not path.is_dir() else ""
-        raise WeightsError(
-            f"{path} {what}.{hint} Weights are read from local files, {', '.join(SUFFIXES)}."
-        )
-    readers: dict[str, Callable[[Path], Arrays]] = {
-        ".safetensors": _safetensors,
-        ".npz": _npz,
-        ".h5": _h5,
-    }
-    if path.suffix not in readers:
-        raise WeightsError(
-            f"{path} is of no kind that is read: {', '.join(SUFFIXES)}. Save the weights as one of "
-            "these."
-        )
-    return readers[path.suffix](path)
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{path} ({path.stat().st_size:,} bytes) is no whole {kind} file: {error}. Fetch it again."
-    )
-
-
-def _safetensors(path: Path) -> Arrays:
-    import safetensors
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
-        raise _damaged(path, "safetensors", error) from None
-    except TypeError as error:  # types that NumPy lacks
-        raise WeightsError(
-            f"{path} cannot be read into NumPy arrays ({error}). Save the weights as float32."
-        ) from None
-
-
-def _npz(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise _damaged(path, "npz", error) from None
-
-
-def _h5(path: Path) -> Arrays:
-    """``layer/variable`` -> array, from Keras 2's files and from Keras 3's ``.weights.h5``."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            if "layers" in file:
-                return _keras3(path, file["layers"])
-            return _keras2(file.get("model_weights", file))
-    except OSError as error:
-        raise _damaged(path, "HDF5", error) from None
-
-
-def _keras2(root) -> Arrays:
-    found: Arrays = {}
-
-    def take(layer: str):
-        def one(name: str, item) -> None:
-            if hasattr(item, "shape"):
-                found[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = item[()]
-
-        return one
-
-    for layer, group in root.items():
-        if hasattr(group, "visititems"):
-            group.visititems(take(layer))
-    return found
-
-
-def _keras3(path: Path, root) -> Arrays:
-    """Variables stand there by number; the layer's name is an attribute."""
-    found: Arrays = {}
-    for group in root.values():
-        variables = group.get("vars")
-        if variables is None or not len(variables):
-            continue
-        layer = variables.attrs.get("name")
-        if layer is None:
-            raise WeightsError(
-                f"{path} does not name its layers: an older Keras wrote it. Load it into its model "
-                "there and save that as .h5, or with a newer Keras."
-            )
-        norm = layer.endswith("_bn")
-        names = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
-        for number, item in variables.items():
-            found[f"{layer}/{names[int(number)]}"] = item[()]
-    return found
 
 
 # --- The names of the sources: one of theirs -> ours, or None -------------------------------------

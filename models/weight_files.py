@@ -1,0 +1,153 @@
+"""Files of weights: what each holds, by name, as it stands there.
+
+Pickled formats are refused: reading one can run any code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SUFFIXES = (".safetensors", ".npz", ".h5")
+_PICKLED = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
+
+Arrays = dict[str, np.ndarray]
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be read or does not fit. The message says what to do."""
+
+
+def read(path: Path) -> Arrays:
+    """The arrays of a .safetensors, .npz or .h5 file.
+
+    Raises WeightsError for a file that is not there, of another kind, pickled or damaged.
+    """
+    if path.name.endswith(_PICKLED):
+        raise pickled(path, path.with_suffix(".safetensors").name)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near and not path.is_dir() else ""
+        raise WeightsError(
+            f"{path} {what}.{hint} Weights are read from local files, {', '.join(SUFFIXES)}."
+        )
+    readers: dict[str, Callable[[Path], Arrays]] = {
+        ".safetensors": _safetensors,
+        ".npz": _npz,
+        ".h5": _h5,
+    }
+    if path.suffix not in readers:
+        raise WeightsError(
+            f"{path} is of no kind that is read: {', '.join(SUFFIXES)}. Save the weights as one of "
+            "these."
+        )
+    return readers[path.suffix](path)
+
+
+def pickled(path: Path, target: str) -> WeightsError:
+    """Why a pickle is refused, with the line that converts it into the file ``target``."""
+    # Cloned, because safetensors writes no tensors that share memory, such as tied ones.
+    return WeightsError(
+        f"{path} is a pickle, and reading one can run any code. Convert it once, where PyTorch "
+        'and safetensors are installed: python -c "import torch, safetensors.torch as s; '
+        "s.save_file({k: v.contiguous().clone() for k, v in torch.load("
+        f"{path.name!r}, map_location='cpu', weights_only=True).items()}}, {target!r})\""
+    )
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path} ({path.stat().st_size:,} bytes) is no whole {kind} file: {error}. Fetch it again."
+    )
+
+
+def _safetensors(path: Path) -> Arrays:
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, "safetensors", error) from None
+    except TypeError as error:  # types that NumPy lacks
+        raise WeightsError(
+            f"{path} cannot be read into NumPy arrays ({error}). Save the weights as float32."
+        ) from None
+
+
+def _npz(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, "npz", error) from None
+
+
+def _h5(path: Path) -> Arrays:
+    """``layer/variable`` -> array, from Keras 2's files and from Keras 3's ``.weights.h5``."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if "layers" in file:
+                return _keras3(path, file["layers"])
+            return _keras2(file.get("model_weights", file))
+    except OSError as error:
+        raise _damaged(path, "HDF5", error) from None
+
+
+def _keras2(root) -> Arrays:
+    found: Arrays = {}
+
+    def take(layer: str):
+        def one(name: str, item) -> None:
+            if hasattr(item, "shape"):
+                found[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = item[()]
+
+        return one
+
+    for layer, group in root.items():
+        if hasattr(group, "visititems"):
+            group.visititems(take(layer))
+    return found
+
+
+def _keras3(path: Path, root) -> Arrays:
+    """Variables stand there by number; the layer's name is an attribute."""
+    found: Arrays = {}
+    for group in root.values():
+        variables = group.get("vars")
+        if variables is None or not len(variables):
+            continue
+        layer = variables.attrs.get("name")
+        if layer is None:
+            raise WeightsError(
+                f"{path} does not name its layers: an older Keras wrote it. Load it into its model "
+                "there and save that as .h5, or with a newer Keras."
+            )
+        norm = layer.endswith("_bn")
+        names = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
+        for number, item in variables.items():
+            found[f"{layer}/{names[int(number)]}"] = item[()]
+    return found
+
+
+def float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """An array of a file as float32. WeightsError for one that holds no such numbers."""
+    if array.dtype.kind != "f":
+        raise WeightsError(
+            f"{path}: the array {name} is of type {array.dtype}, not of floating-point numbers. "
+            "Save the weights as float32."
+        )
+    return array.astype(np.float32)
+
+
+def some(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
