@@ -26,6 +26,9 @@ _MODULES = (
     "embeddings",
     "finetune",
     "gpt",
+    "huggingface",
+    "huggingface_config",
+    "huggingface_names",
     "keras_optimizers",
     "knn",
     "layers",
@@ -47,6 +50,7 @@ _MODULES = (
     "seq2seq",
     "summary",
     "transformer",
+    "vocabularies",
     "weight_files",
 )
 __all__ = ["create_model", "list_models", "model_card"]

@@ -50,6 +50,7 @@ from .layers import seeds
 from .pooling import AtPositions, MeanPooling, Pooler
 
 HEADS = ("encoder", "mlm", "pretraining", "classification", "tokens", "embedding")
+CLASSIFIERS = ("classification", "tokens")
 INPUTS = ("ids", "segments", "positions")
 _POOLED = ("encoder", "pretraining", "classification")
 
@@ -181,7 +182,7 @@ class BERT(keras.Model):
             "context": context,
             "segments": segments,
             "head": head,
-            "num_classes": num_classes,
+            "num_classes": num_classes if head in CLASSIFIERS else None,
             "inputs": list(inputs),
             "dropout": dropout,
             "attention_dropout": attention_dropout,
@@ -260,7 +261,7 @@ def _check(sizes, head, num_classes, inputs, pad_id):
         )
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
-    has_classes = head in ("classification", "tokens")
+    has_classes = head in CLASSIFIERS
     if has_classes and (num_classes or 0) < 1:
         raise ValueError(f"num_classes must be at least 1 for {head}; got {num_classes!r}.")
     if not has_classes and num_classes not in (None, sizes[0]):

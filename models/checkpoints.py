@@ -6,6 +6,8 @@
 | AlexNet of torchvision (one tower) | .safetensors, .npz | alexnet-2014 |
 | ResNet50, 101, 152 of keras.applications | .h5, .weights.h5 | resnet50, 101, 152, "v1" |
 
+BERT and GPT-2 come as directories: see :mod:`.huggingface`.
+
 Arrays are placed by name, every shape is compared, and nothing may be left over on either side
 (PyTorch's ``num_batches_tracked`` alone is dropped). Files of a pickled format are refused: reading
 one can run any code. What the two sources have of their own becomes ours exactly:

@@ -6,9 +6,11 @@ Pickled formats are refused: reading one can run any code.
 from __future__ import annotations
 
 import difflib
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,6 +138,24 @@ def _keras3(path: Path, root) -> Arrays:
         for number, item in variables.items():
             found[f"{layer}/{names[int(number)]}"] = item[()]
     return found
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """The names and values of a JSON file in a directory. WeightsError where it is not whole."""
+    path = directory / name
+    if not path.is_file():
+        what = "has no" if directory.is_dir() else "is no directory with a"
+        raise WeightsError(
+            f"{directory} {what} {name}. A model is a directory with config.json, "
+            "model.safetensors and a vocabulary."
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is no whole JSON file: {error}. Fetch it again.") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not names and values.")
+    return content
 
 
 def float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:

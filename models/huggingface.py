@@ -1,0 +1,259 @@
+"""Hugging Face directories of BERT and GPT-2: read into our models, and written back.
+
+A directory holds ``config.json``, ``model.safetensors`` (or several shards and an index), and the
+vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
+
+    model = load_huggingface("bert-base-uncased", head="classification", num_classes=2)
+    words = read_vocabulary("bert-base-uncased")     # for pipelines.data.tokenizers.WordPiece
+    save_huggingface(model, "mine")
+
+All sizes are what config.json says. Every tensor has its place and every shape is compared; what is
+left over or missing is listed, but for the heads of BERT: those that a directory has and the model
+does not are left out, and those that it lacks start new. Our ids are theirs: GPT-2's vocabulary has
+no padding, and where config.json names none, its end of text is it.
+
+What has been read is written with the same names, types and values, whatever prefix, constants or
+copies of tied matrices the file had; so are config.json and the files of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from .bert import BERT
+from .gpt import GPT
+from .huggingface_config import CLASSES, config_of, family_of, options_of
+from .huggingface_names import ALIASES, BUFFERS, canonical, of_a_head, places
+from .vocabularies import Vocabulary, read_vocabulary, vocabulary_files
+from .weight_files import Arrays, WeightsError, float32, pickled, read, read_json, some
+
+__all__ = ["Published", "Vocabulary", "load_huggingface", "read_vocabulary", "save_huggingface"]
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a directory holds beside the weights, kept with the model to be written back."""
+
+    config: dict[str, Any]
+    head: str | None
+    """The head whose tensors are there; None for GPT-2."""
+    classes: int | None
+    """Of that head."""
+    names: dict[str, tuple[str, np.dtype]]
+    """Canonical name -> name in the file, and type."""
+    rest: Arrays
+    """Constants, and tensors of other heads, by their names in the file."""
+    files: dict[str, bytes]
+
+
+def load_huggingface(
+    directory: str | Path, head: str | None = None, num_classes: int | None = None, **options: Any
+) -> BERT | GPT:
+    """The model of a directory, with its weights.
+
+    Args:
+        directory: see the module.
+        head: of BERT; None: the one whose tensors are there.
+        num_classes: of a classifier; None: as many as are there. Other than these: a new one.
+        **options: of :class:`.BERT` or :class:`.GPT`, over what config.json says; e.g. ``dropout``.
+
+    Raises:
+        WeightsError: the directory is not whole, of another family, or its parts don't fit.
+    """
+    directory = Path(directory)
+    path = directory / "config.json"
+    config = read_json(directory, "config.json")
+    stored = _tensors(directory)
+    names = {canonical(name): name for name in stored}
+    if len(names) < len(stored):
+        twice = [name for name in stored if names[canonical(name)] != name]
+        raise WeightsError(f"{directory} has tensors with and without a prefix ({some(twice)}).")
+    family = family_of(path, config, list(names))
+    given = options_of(path, config, family) | options
+    rest = {names[name]: stored[names[name]] for name in names if BUFFERS.fullmatch(name)}
+    arrays = {
+        name: float32(directory, stored_name, stored[stored_name])
+        for name, stored_name in names.items()
+        if stored_name not in rest
+    }
+    there, classes = _head(arrays) if family == "bert" else (None, None)
+    if family == "bert":
+        head = head or there
+        given["head"] = head
+        given["num_classes"] = classes if num_classes is None and head == there else num_classes
+    elif (head, num_classes) != (None, None):
+        raise WeightsError(f"{directory} is a GPT-2, which has no head to choose.")
+    try:
+        model = (BERT if family == "bert" else GPT)(**given)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+    another = (given.get("head"), given.get("num_classes")) != (there, classes)
+    for name in _fill(directory, model, arrays, names, another):
+        del arrays[name]
+        rest[names[name]] = stored[names[name]]
+    types = {name: (names[name], stored[names[name]].dtype) for name in arrays}
+    files = {
+        name: (directory / name).read_bytes() for name in _FILES if (directory / name).is_file()
+    }
+    model.published = Published(config, there, classes, types, rest, files)
+    return model
+
+
+def save_huggingface(
+    model: BERT | GPT, directory: str | Path, vocabulary: Vocabulary | None = None
+) -> None:
+    """Writes a model as a directory that Hugging Face's libraries load.
+
+    A model that :func:`load_huggingface` made is written as it was found; a new one, one with
+    another head, and one that has been to a .keras file, with the names and types of today.
+
+    Args:
+        model: GPT-1 and sparse attention have no place in this format.
+        directory: new, or without weights.
+        vocabulary: written in place of the files that the model came with, if any.
+
+    Raises:
+        WeightsError: the format cannot hold the model, or the directory has weights already.
+    """
+    directory = Path(directory)
+    if (directory / _WEIGHTS).exists():
+        raise WeightsError(f"{directory} holds {_WEIGHTS} already. Name a new directory.")
+    options, published = model.get_config(), getattr(model, "published", None)
+    config, found, arrays = config_of(model), places(model), {}
+    head = options.get("head")
+    prefix = "transformer." if head is None else "bert."
+    prefix = "" if CLASSES.get(head) == "BertModel" else prefix
+    names = {
+        name: (name if of_a_head(name) else prefix + name, np.dtype("float32")) for name in found
+    }
+    files = {} if published is None else dict(published.files)
+    stored = published and (published.head, published.classes)
+    if stored == (head, options.get("num_classes")):
+        config, names, arrays = published.config, published.names, dict(published.rest)
+    for name, (stored_name, dtype) in names.items():
+        arrays[stored_name] = found[ALIASES.get(name, name)].get().astype(dtype)
+    if vocabulary is not None:
+        files = vocabulary_files(vocabulary)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    # Last, and whole or not at all: a directory without it is refused.
+    save_file(arrays, directory / f".{_WEIGHTS}", metadata={"format": "pt"})
+    os.replace(directory / f".{_WEIGHTS}", directory / _WEIGHTS)
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+def _tensors(directory: Path) -> Arrays:
+    """All tensors, by their names in the file."""
+    if (directory / _WEIGHTS).is_file():
+        return read(directory / _WEIGHTS)
+    shards = sorted(directory.glob("model-*-of-*.safetensors"))
+    if not (directory / _INDEX).is_file():
+        for path in sorted(directory.glob("*.bin")):
+            raise pickled(path, path.name.replace("pytorch_model", "model")[:-4] + ".safetensors")
+        lost = f", and its {len(shards)} shards no {_INDEX}" if shards else ""
+        raise WeightsError(f"{directory} has no {_WEIGHTS}{lost}. Fetch it again.")
+    index = read_json(directory, _INDEX).get("weight_map", {})
+    wanted = sorted(set(index.values()))
+    absent = [name for name in wanted if not (directory / name).is_file()]
+    if absent or not wanted:
+        raise WeightsError(
+            f"{directory} lacks {len(absent)} of the {len(wanted)} shards that {_INDEX} names: "
+            f"{', '.join(absent)}. Fetch them again."
+        )
+    found: Arrays = {}
+    for name in wanted:
+        found |= read(directory / name)
+    if lost := [name for name in index if name not in found]:
+        raise WeightsError(
+            f"{directory}: {len(lost)} tensors are not in the shards where {_INDEX} has them "
+            f"({some(lost)}). Fetch them again."
+        )
+    return found
+
+
+def _head(arrays: Arrays) -> tuple[str, int | None]:
+    """The head whose tensors are there, and its classes."""
+    pooled = "pooler.dense.weight" in arrays
+    if "cls.predictions.bias" in arrays:
+        return (
+            "pretraining" if pooled and "cls.seq_relationship.weight" in arrays else "mlm"
+        ), None
+    if "classifier.weight" in arrays:
+        classes = len(arrays["classifier.weight"])
+        return ("classification" if pooled else "tokens"), classes
+    return ("encoder" if pooled else "embedding"), None
+
+
+def _fill(
+    directory: Path, model, arrays: Arrays, names: dict[str, str], another: bool
+) -> list[str]:
+    """Puts tensors into their places. The names of those of other heads, which are left out.
+
+    Raises WeightsError for others that are left, for missing ones (those of a head excepted, where
+    the model has ``another``), and for other shapes.
+    """
+    found = places(model)
+    new = [name for name in found if name not in arrays]
+    left = [name for name in arrays if ALIASES.get(name, name) not in found]
+    classes = model.get_config().get("num_classes")
+    if "classifier.bias" in found and len(arrays.get("classifier.bias", ())) not in (0, classes):
+        both = [name for name in found if name.startswith("classifier.")]
+        new, left = new + both, left + both
+    shapes = [
+        f"{names[name]} is {_by(arrays[name].shape)}, and would be {_by(place.shape)}"
+        for name, place in found.items()
+        if name in arrays and name not in new and arrays[name].shape != place.shape
+    ]
+    untied = [
+        names[name]
+        for name, other in ALIASES.items()
+        if name in arrays and other in arrays and not np.array_equal(arrays[name], arrays[other])
+    ]
+    faults = [
+        (shapes, "of other shapes"),
+        ([name for name in new if not (another and of_a_head(name))], "missing"),
+        ([names[name] for name in left if not of_a_head(name)], "left over"),
+        (untied, "that should equal others"),
+    ]
+    if any(listed for listed, _ in faults):
+        told = "; ".join(
+            f"{len(listed)} {what} ({some(listed)})" for listed, what in faults if listed
+        )
+        raise WeightsError(f"{directory}: the tensors contradict config.json: {told}.")
+    for listed, what in ((new, "start new"), (left, "are left out")):
+        if listed:
+            log.info("%s: %s %s", directory, ", ".join(listed), what)
+    for name, place in found.items():
+        if name not in new:
+            place.set(arrays[name])
+    return left
+
+
+def _by(shape) -> str:
+    return "x".join(map(str, shape))
