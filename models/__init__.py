@@ -23,6 +23,7 @@ _MODULES = (
     "callbacks",
     "checkpoints",
     "decoding",
+    "dqn",
     "embeddings",
     "finetune",
     "gpt",

@@ -32,7 +32,7 @@ class ModelEntry:
     """Where it was published: authors, title, section or table."""
     task: str
     """What it is for: "classification", "regression", "forecasting", "language-model",
-    "translation"; several are joined by "/"."""
+    "translation", "control"; several are joined by "/"."""
     parameters: int
     """Trainable weights of the model that ``create_model(name, **example)`` builds."""
     summary: str
@@ -43,6 +43,7 @@ class ModelEntry:
 
 _MNIST = {"input_shape": (28, 28, 1), "num_classes": 10}
 _CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
+_ATARI = {"input_shape": (84, 84, 4), "num_classes": 4}
 _IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 _HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (2015)"
 _ALEXNET = (
@@ -302,6 +303,36 @@ MODELS: dict[str, ModelEntry] = {
         parameters=10_770_816,
         summary="GPT-2's network in a small size of your own; nanoGPT's for letters",
         example={"vocabulary_size": 65, "length": 256},
+    ),
+    "dqn-2013": ModelEntry(
+        module="dqn",
+        symbol="dqn_2013",
+        year=2013,
+        paper="Mnih et al.: Playing Atari with deep reinforcement learning (2013)",
+        task="control",
+        parameters=677_172,
+        summary="action values from pixels, learnt by replay of what was done",
+        example=_ATARI,
+    ),
+    "dqn-nature": ModelEntry(
+        module="dqn",
+        symbol="dqn_nature",
+        year=2015,
+        paper="Mnih et al.: Human-level control through deep reinforcement learning (2015)",
+        task="control",
+        parameters=1_686_180,
+        summary="the same, larger, with a target network",
+        example=_ATARI,
+    ),
+    "dqn-mlp": ModelEntry(
+        module="dqn",
+        symbol="dqn_mlp",
+        year=2015,
+        paper="Mnih et al.: Human-level control through deep reinforcement learning (2015)",
+        task="control",
+        parameters=10_934,
+        summary="the same for observations that are a few numbers",
+        example={"input_shape": (4,), "num_classes": 2},
     ),
 }
 
