@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-_UPWARDS = re.compile(r"(^|_)(acc|accuracy|auc|r2|precision|recall|f1|bleu|iou|top\d*)(_|$)")
+_UPWARDS = re.compile(r"(^|_)(acc|accuracy|auc|r2|precision|recall|f1|bleu|iou|return|top\d*)(_|$)")
 
 
 class _Stateful(keras.callbacks.Callback):
@@ -111,7 +111,7 @@ class EarlyStopping(_Monitor):
         monitor: a recorded quantity, e.g. "val_loss".
         patience: epochs without improvement after which training stops, at least 1.
         min_delta: the smallest change that counts, in the quantity's units.
-        mode: "min" or "max"; "auto": up for accuracy, AUC, R2, precision, recall and the like,
+        mode: "min" or "max"; "auto": up for accuracy, AUC, R2, precision, recall, returns and such,
             down for everything else.
 
     Attributes:

@@ -142,9 +142,11 @@ class DQN(keras.Model):
         self.epsilon_mean = keras.metrics.Mean(name="epsilon")
         self.built = True
 
-    def compile(self, optimizer, loss, **kwargs):
-        """As Keras's. The loss compares one value with its target, and is applied here."""
-        self.td_loss = loss
+    def compile(self, optimizer, loss, metrics=(), **kwargs):
+        """As Keras's. The loss compares one value with its target; what is recorded is fixed."""
+        if metrics:
+            raise ValueError(f"DQN records loss, q_value, return and epsilon, no {metrics!r}.")
+        self.td_loss = loss  # Keras would look for its arguments in the data
         super().compile(optimizer=optimizer, **kwargs)
 
     def call(self, inputs, training=None):

@@ -29,6 +29,7 @@ LOSS_TASKS = {
     "forecasting": "regression",
     "language-model": "classification",
     "translation": "classification",
+    "control": "regression",
 }
 
 
@@ -112,6 +113,17 @@ def build_model(recipe: Recipe, dataset, loss):
     if dataset.task == "forecasting" and "future_shape" not in takes:
         raise RecipeError(
             f"The model {recipe.model.name!r} makes no forecasts. Choose lstm, gru or rnn."
+        )
+    if (registry.MODELS[recipe.model.name].task == "control") != (dataset.task == "control"):
+        raise RecipeError(
+            f"`model` {recipe.model.name!r} and `data.source` {recipe.data.source!r} do not go "
+            "together: environments (gym:NAME) are for dqn-mlp, dqn-2013 and dqn-nature, and these "
+            "are for environments."
+        )
+    if dataset.task == "control" and known["num_classes"] != dataset.num_targets:
+        raise RecipeError(
+            f"`loss` {recipe.loss.name!r} needs several outputs for a value; DQN has one for each "
+            "action. Choose huber, as its authors, or mse."
         )
     try:
         supplied = {k: v for k, v in known.items() if k in takes}

@@ -153,19 +153,20 @@ def train(
 
 
 def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] = "test",
-             json: bool = False) -> None:  # fmt: skip
+             video: bool = False, json: bool = False) -> None:  # fmt: skip
     """Measure a run on a split, with 95% intervals and pictures.
 
     Args:
         run: a run directory.
         split: which examples; test is for the end, after every choice.
+        video: for environments: draw an episode too, as a GIF.
         json: print JSON.
     """
     load_tensorflow()
     from .evaluate import evaluate as evaluate_
     from .run import plain
 
-    result = plain(evaluate_(run, split))
+    result = plain(evaluate_(run, split, video=video))
     if json:
         print_json(result)
         return

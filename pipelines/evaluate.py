@@ -22,7 +22,8 @@ regression                 in the target's own units
 forecasting                see :mod:`.forecasts`
 ========================== =====================================================================
 
-Those of language models and translations stand in :mod:`.texts`.
+Those of language models and translations stand in :mod:`.texts`, those of environments in
+:mod:`.control`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import forecast_plots, forecasts, gallery, pictures, plots, texts
+from . import control, forecast_plots, forecasts, gallery, pictures, plots, texts
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -54,7 +55,9 @@ _RAISED = ("calibration_error",)  # by resampling, on average; never below 0
 _CELLS = 2**21  # resampled indices held at a time: 16 MiB, and a few times that in metrics
 
 
-def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None) -> dict[str, Any]:
+def evaluate(
+    run: Run | str | os.PathLike, split: str = "test", data: Any = None, video: bool = False
+) -> dict[str, Any]:
     """Measures a finished run on a split; writes evaluation-<split>.json and pictures.
 
     The pictures of the test split go into ``plots/``, those of another into ``plots/<split>/``:
@@ -66,6 +69,7 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
         run: a run, or its directory.
         split: "test", "validation" or "train".
         data: for runs trained on arrays from Python: the same arrays.
+        video: for environments: also write plots/episode.gif, an episode as the model plays it.
 
     Returns:
         ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
@@ -92,11 +96,15 @@ def evaluate(run: Run | str | os.PathLike, split: str = "test", data: Any = None
             if dataset.sizes
             else f"The data of {run.path}, {run.recipe.data.source}, have no examples to measure."
         )
+    if video and dataset.task != "control":
+        raise RunError(f"A video is of an episode; {run.recipe.data.source} is not played.")
     result, predictions = measure(model, run.loss, dataset, split)
     write_json(run.path / f"evaluation-{split}.json", result)
     # The trainer's plots in plots/ are those of the test split.
     plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
     report(model, run.loss, dataset, result, predictions, plots_of)
+    if video:
+        control.video(model, dataset, plots_of / "episode.gif")
     return result
 
 
@@ -115,6 +123,8 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
     """
     if dataset.task in texts.TASKS:
         return texts.measure(model, dataset, split)
+    if dataset.task == "control":
+        return control.measure(model, dataset, split)
     predictions = predict_split(model, loss, dataset, split)
     if dataset.task == "forecasting":
         return forecasts.measure(dataset, split, predictions), predictions
@@ -345,6 +355,8 @@ PICTURES = {
     "grad_cam.png": "where in the image the answer comes from",
     "accuracy_by_length.png": "how many answers are exact, by the length of the source",
     "attention.png": "what is looked at while a translation is written",
+    "returns.png": "how well episodes go, one by one",
+    "episode.gif": "an episode, played by the model",
     "residuals.png": "predicted and true values, and their differences",
     "forecasts.png": "a good, a middling and a bad forecast, and what happened",
     "error_by_horizon.png": "how the error grows with the distance, beside naive forecasts",
@@ -373,6 +385,8 @@ def report(
         texts.report(model, dataset, predictions, directory)
     if dataset.task == "forecasting":
         forecast_plots.draw(dataset, result, predictions, directory)
+    if dataset.task == "control":
+        control.report(predictions, directory)
     if dataset.task not in ("classification", "regression"):
         return
     target = dataset.targets(split).reshape(-1)

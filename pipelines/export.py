@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from . import check_export, forecasts, served_text
 from .run import Run, RunError, write_json
-from .served import Served, examples, respond
+from .served import Served, action_values, examples, respond
 from .signature import describe
 
 FORMATS = ("saved-model",)
@@ -247,6 +247,8 @@ def require_answers(
 def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
     if run.dataset["task"] in served_text.TASKS:
         return served_text.expected(run.model, run.preprocess, x)
+    if run.dataset["task"] == "control":
+        return {name: value.numpy() for name, value in action_values(run.model, x).items()}
     outputs, more = respond(run.model, x)
     outputs = run.loss.predict(outputs)
     outputs = {k: keras.ops.convert_to_numpy(v) for k, v in outputs.items()}

@@ -76,7 +76,7 @@ def _series(rows, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mark_best(axes, epochs, values, name: str, colour: str) -> None:
-    larger = any(word in name for word in ("accuracy", "f1", "r2", "auc"))
+    larger = any(word in name for word in ("accuracy", "f1", "r2", "auc", "return"))
     pick = np.nanargmax if larger else np.nanargmin
     best = int(pick(values))
     axes.plot(epochs[best], values[best], marker="o", markersize=8, markerfacecolor="none",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -74,13 +75,72 @@ def parse_choice(text: str) -> dict[str, Any]:
     return {"name": name.strip(), **options}
 
 
+class Replay(_Strict):
+    """What an agent does, remembers, and learns from. Steps are the agent's, those of all
+    environments together; for Atari an agent's step is four of the game's frames."""
+
+    capacity: Count = 50_000
+    """Steps that are remembered and learnt from; the oldest go first."""
+    start: Count = 1_000
+    """Random steps at the beginning, before anything is learnt."""
+    train_freq: Count = 4
+    """Steps between learning: each training step of the recipe acts so often, with the weights as
+    they are, and then learns."""
+    updates: Count = 1
+    """Minibatches, each an optimizer step, that are learnt from after `train_freq` steps."""
+    environments: Count = 1
+    """Environments that are played side by side; `train_freq` is a multiple of it."""
+    epsilon_start: Share = 1.0
+    """How often actions are random when learning begins."""
+    epsilon_end: Share = 0.05
+    """How often actions are random in the end."""
+    epsilon_steps: Count = 10_000
+    """Steps over which it goes from the one to the other, on a straight line."""
+    discount: Share = 0.99
+    """What a reward one step later counts."""
+    n_step: Count = 1
+    """Steps whose rewards are summed before the value of the state after them is taken."""
+    sampling: Literal["uniform", "prioritized", "latest"] = "uniform"
+    """Which steps are learnt from: any, those with large errors more often (Schaul et al. 2016), or
+    always the newest, which is learning without replay."""
+    priority_exponent: Share = 0.6
+    """prioritized: alpha; 0 is uniform."""
+    importance_exponent: Share = 0.4
+    """prioritized: beta at the beginning of training; it rises to 1, where weights in the loss make
+    up for the priorities."""
+    stack: Count = 1
+    """Frames of an observation, the newest and those before it."""
+    clip_reward: bool = False
+    """Learn from the sign of the reward only."""
+    life_loss: bool = False
+    """Atari: learn as if the game ended with each life."""
+    sticky_actions: Share = 0.0
+    """Atari: the chance that an action is replaced by the one before it."""
+    test_epsilon: Share = 0.0
+    """How often actions are random in validation and test."""
+    validation_episodes: Count = 20
+    """Episodes played after each epoch to find the best one."""
+    test_episodes: Count = 100
+    """Episodes played in the end, from other seeds."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Replay:
+        if self.train_freq % self.environments:
+            raise ValueError(
+                f"train_freq ({self.train_freq}) must be a multiple of environments "
+                f"({self.environments})"
+            )
+        return self
+
+
 class Data(_Strict):
     """Element 1: what is learnt from."""
 
     source: str
     """Where the examples come from: builtin:NAME, tfds:NAME[/CONFIG], folder:PATH, images:PATH,
-    csv:PATH, series:PATH, or `python` for arrays given to `train`; labels:PATH has names of classes
-    and no examples. `@name` in place of a path is a set of the catalogue."""
+    csv:PATH, series:PATH, text:PATH, pairs:PATH, or `python` for arrays given to `train`; gym:NAME
+    is an environment to act in; labels:PATH has names of classes and no examples. `@name` in place
+    of a path is a set of the catalogue."""
     ops: str = ""
     """Preprocessing as a chain, e.g. "random_crop(32, padding=4)|flip_lr|standardize". Random ops
     act in training; in evaluation and serving each takes its documented deterministic form."""
@@ -143,6 +203,8 @@ class Data(_Strict):
     example."""
     shuffle_window: Count = 16_384
     """Streamed sets: examples held in memory for shuffling, after a seeded order of the shards."""
+    replay: Replay | None = None
+    """gym: how the environment is played, and what of that is learnt from."""
     cache_mib: Annotated[int, Field(ge=0)] = 2_048
     """tfds: a set that decodes to at most so many MiB is held in memory; larger ones stream."""
 

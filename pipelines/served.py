@@ -78,7 +78,7 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, loss, preprocess, about: dict[str, Any]):
         super().__init__(name="served")
         task = about["task"]
-        if task not in ("classification", "regression", "forecasting", *served_text.TASKS):
+        if task not in ("classification", "regression", "forecasting", "control", *served_text.TASKS):
             raise RunError(
                 f"This run's data are {task}: its model has no answer to export or predict."
             )
@@ -121,7 +121,9 @@ class Served(tf.Module):
 
 
 def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
-    """x [n, ...] -> answers for classes, numbers or forecasts, by name."""
+    """x [n, ...] -> answers for classes, numbers, forecasts or observations, by name."""
+    if about["task"] == "control":
+        return lambda x: action_values(model, x)
     classes, scale = list(about["classes"]), about["target_scale"]
 
     def answer(x):
@@ -153,6 +155,12 @@ def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
         return answers | more
 
     return answer
+
+
+def action_values(model: keras.Model, x) -> dict[str, tf.Tensor]:
+    """Observations [n, ...] -> ``q_values`` float32 [n, a] and the best ``action`` int64 [n]."""
+    values = tf.cast(model(x, training=False), tf.float32)
+    return {"q_values": values, "action": tf.argmax(values, axis=-1)}
 
 
 def respond(model: keras.Model, x) -> tuple[Any, dict[str, Any]]:
@@ -188,6 +196,9 @@ def examples(run: Run, data: Any = None, count: int = 4) -> tuple[dict[str, np.n
     count = min(count, dataset.sizes[split])
     if dataset.kind in ("text", "pairs"):
         return served_text.examples(dataset, split, count)
+    if dataset.kind == "control":
+        observations = dataset.observations(count)
+        return {"observation": observations}, observations
     raw = dataset.raw(split, np.arange(count))
     if "image_bytes" in names:
         raw = {"image_bytes": [tf.io.encode_png(image).numpy() for image in raw["image"]]}

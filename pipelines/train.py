@@ -107,7 +107,8 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     plan = Plan(recipe, dataset.steps_per_epoch)
     model = choices.build_model(recipe, dataset, loss)
     model.compile(
-        optimizer=build_optimizer(recipe, max(plan.steps, 1)),
+        # An element of an environment's data can be several optimizer steps.
+        optimizer=build_optimizer(recipe, max(plan.steps, 1) * getattr(dataset, "updates", 1)),
         loss=loss,
         metrics=choices.build_metrics(dataset, loss),
         jit_compile=recipe.algorithm.jit,
@@ -119,6 +120,8 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     early = early_stopping(recipe, plan, dataset, loss)
     divergence = model_callbacks.StopOnDivergence()
     stateful = [early, divergence, *_schedule_callbacks(recipe, dataset, loss)]
+    if dataset.task == "control":
+        stateful.append(dataset.attach(model, directory, plan.steps_per_epoch, plan.epochs))
     stateful = [callback for callback in stateful if callback is not None]
     recorder = Recorder(directory, stateful, early)
     start_epoch = recorder.restore(model)
@@ -156,6 +159,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
     # Again: a kill may have fallen between the last checkpoint and its history.csv.
     run.write_history(directory / "history.csv", rows)
     best = early.best_epoch if early is not None and early.best_epoch is not None else None
+    # Of an environment the examples are its steps.
+    examples = dataset.replay.train_freq if dataset.task == "control" else recipe.data.batch_size
     best_row = rows[best] if best is not None else (rows[-1] if rows else {})
     summary: dict[str, Any] = {
         "recipe": recipe.name,
@@ -165,7 +170,7 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
         "best_epoch": best_row.get("epoch"),
         "parameters": sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         "wall_seconds": round(recorder.wall_seconds, 3),
-        "examples_per_second": round(recorder.examples_per_second(recipe.data.batch_size), 1),
+        "examples_per_second": round(recorder.examples_per_second(examples), 1),
         "train": {
             k: v
             for k, v in best_row.items()
@@ -266,6 +271,8 @@ def _schedule_callbacks(recipe: Recipe, dataset, loss) -> list:
 
 def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
     recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
+    if dataset.task == "control":
+        recorded = ["return"]
     if "validation" in dataset.sizes:
         recorded = [f"val_{name}" for name in recorded] + recorded
     if monitor not in recorded:
@@ -282,7 +289,8 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
     if settings is None:
         if plan.epochs <= 1 or "validation" not in dataset.sizes:
             return None
-        return model_callbacks.EarlyStopping("val_loss", patience=plan.epochs)
+        monitor = "val_return" if dataset.task == "control" else "val_loss"
+        return model_callbacks.EarlyStopping(monitor, patience=plan.epochs)
     _check_recorded("algorithm.early_stopping.monitor", settings.monitor, dataset, loss)
     return model_callbacks.EarlyStopping(**settings.model_dump())
 
@@ -302,6 +310,8 @@ def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:
 def _make_variables(model, dataset, seed: int) -> None:
     """Makes the variables that Keras would make late, so that a checkpoint finds them all."""
     model.optimizer.build(model.trainable_variables)
+    if dataset.task == "control":  # the metrics are the model's; an example would be acted for
+        return
     batch = next(iter(dataset.train(seed).take(1)))
     x, y = batch if isinstance(batch, tuple) else (batch, None)
     model.compute_metrics(x, y, model(x, training=False), None)

@@ -255,6 +255,15 @@ def load(data: Data, arrays: Any = None) -> Dataset:
             source's scheme tells what kind of data it gives).
         SourceError: data that cannot be found, read or learnt from.
     """
+    if data.source.startswith("gym:") and arrays is None:
+        from .control import ControlDataset
+
+        return ControlDataset(data)
+    if data.replay is not None:
+        raise SourceError(
+            f"data.replay is for environments (gym:NAME); {data.source} is not acted in. Leave it "
+            "out."
+        )
     chains.parse(data.ops)
     kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
     if kind is not None and arrays is None:

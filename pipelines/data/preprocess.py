@@ -214,7 +214,7 @@ def open_preprocess(kind: str, chain: str, inputs: dict[str, Any], states: list 
 
     Returns:
         :class:`Preprocess`, for text and pairs :class:`.tokens.TextPreprocess`, for series
-        :class:`.windows.SeriesPreprocess`.
+        :class:`.windows.SeriesPreprocess`, for environments :class:`.control.Observations`.
     """
     if kind == "series":
         from .windows import SeriesPreprocess
@@ -224,6 +224,10 @@ def open_preprocess(kind: str, chain: str, inputs: dict[str, Any], states: list 
         from .tokens import TextPreprocess
 
         return TextPreprocess(kind, chain, inputs, states)
+    if kind == "control":
+        from .control import Observations
+
+        return Observations(**inputs)
     return Preprocess(kind, chain, inputs, states)
 
 

@@ -38,6 +38,7 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
         "open_text",
         "PATH of a table with a column of text, of .txt files, or @NAME of the catalogue",
     ),
+    "gym": ("control", "ControlDataset", "NAME of a gymnasium environment, e.g. CartPole-v1"),
     "pairs": ("text", "open_pairs", "PATH of a table of sources and targets, or @NAME"),
     "series": ("series", "open_series", "PATH of a CSV file with time stamps, or @NAME"),
 }

@@ -1,0 +1,426 @@
+"""Environments as data: what is learnt from is what the agent itself does.
+
+An element of the training stream is `train_freq` steps in the environments and the minibatches that
+are learnt from after them. Actor and learner go in lock-step: an element is acted with a copy of
+the weights as the element before it left them, whoever asks for it how early. So the weights are a
+function of the recipe, and a run that was killed ends with those of one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..recipe import Data, Replay
+from . import replay as memory
+from .environments import Player, make, play, players_for, seed_of
+from .replay import CUT_OFF, TRUNCATED, Ring
+from .source import SourceError
+from .stream import FOREVER
+
+log = logging.getLogger(__name__)
+
+_RESET, _DRAWS, _VALIDATION, _TEST = range(4)  # first part of the keys of random numbers
+_ELEMENT = 10_000  # steps of an epoch, where the recipe does not say
+_PATIENCE = 3_600.0  # seconds that an element waits for the learner
+# Atari truncates by itself, after half an hour of play; otherwise gymnasium's spec knows.
+_ATARI_LONGEST = 25_000
+
+
+class Observations:
+    """What is between an environment and the model: nothing, but for a type.
+
+    Has the interface of :class:`.preprocess.Preprocess` that serving uses.
+    """
+
+    kind = "control"
+
+    def __init__(self, shape: tuple[int, ...], dtype: str):
+        self.inputs = {"shape": list(shape), "dtype": dtype}
+
+    def raw_signature(self) -> dict[str, tf.TensorSpec]:
+        spec = tf.TensorSpec(
+            [None, *self.inputs["shape"]], tf.as_dtype(self.inputs["dtype"]), name="observation"
+        )
+        return {"observation": spec}
+
+    def tensor_spec(self) -> tf.TensorSpec:
+        return self.raw_signature()["observation"]
+
+    def serve(self, raw: dict[str, tf.Tensor]) -> tf.Tensor:
+        return raw["observation"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "ops": "", "inputs": dict(self.inputs), "states": []}
+
+
+class ControlDataset:
+    """An environment with the interface of :class:`.dataset.Dataset`, made by :func:`.load`.
+
+    Attributes:
+        task, kind: "control".
+        sizes: "train", the steps that are remembered; "validation" and "test", their episodes.
+        num_targets: number of actions.
+        input_shape: of an observation, all its frames together.
+        steps_per_epoch: elements of an epoch, where the recipe does not say.
+        updates: optimizer steps of an element.
+
+    Raises:
+        SourceError: an environment that cannot be used (see :func:`.environments.make`), a
+            minibatch larger than what is collected before the first, options that do not fit.
+    """
+
+    task = kind = "control"
+    classes: tuple[str, ...] = ()
+    target_name = "action value"
+    target_scale = (0.0, 1.0)
+    mixes = False
+    vocabulary_size = None
+
+    def __init__(self, data: Data):
+        self._data, self.replay = data, data.replay or Replay()
+        self.name = data.source.partition(":")[2]
+        if data.ops:
+            raise SourceError(
+                f"data.ops ({data.ops!r}) are for images, text and tables. An environment is "
+                "changed by wrappers of gymnasium: register the wrapped one under its own name."
+            )
+        replay = self.replay
+        collected = replay.start - replay.environments * replay.n_step
+        if data.batch_size > min(collected, replay.capacity):
+            raise SourceError(
+                f"A minibatch has {data.batch_size} steps (data.batch_size), but only "
+                f"{max(collected, 0)} of {replay.start} first steps (data.replay.start) and "
+                f"{replay.capacity} of all (data.replay.capacity) can be learnt from at first. "
+                "Collect more, or learn from fewer."
+            )
+        self._players: list[Player] = []  # for validation and test
+        player = self.new_player()
+        player.reset(0)
+        self._example = player
+        self.frame_shape, self.dtype = player.frame.shape, player.dtype.name
+        self.input_shape = player.observation.shape
+        self.num_targets = int(player.environment.action_space.n)
+        self.preprocess = Observations(self.input_shape, self.dtype)
+        self.sizes = {
+            "train": replay.capacity,
+            "validation": replay.validation_episodes,
+            "test": replay.test_episodes,
+        }
+        self.steps_per_epoch = -(-_ELEMENT // replay.train_freq)
+        self.updates = replay.updates
+        spec = player.environment.spec
+        self.about = {
+            "origin": f"gymnasium environment {self.name}",
+            "fingerprint": f"{self.name} {self.input_shape} {self.num_targets}",
+            "actions": self.num_targets,
+            "longest_episode": None if spec is None else spec.max_episode_steps,
+        }
+        self._actor: Actor | None = None
+
+    def new_player(self, render: bool = False, life_loss: bool = False) -> Player:
+        """A new environment, ready for its first reset."""
+        environment = make(self.name, self.replay.sticky_actions, render)
+        return Player(environment, self.replay.stack, life_loss)
+
+    @property
+    def longest(self) -> int | None:
+        """Steps after which an episode is cut off, at least, where that is known."""
+        return _ATARI_LONGEST if self.name.startswith("ALE/") else self.about["longest_episode"]
+
+    def attach(self, model, directory: Path, steps_per_epoch: int, epochs: int) -> Actor:
+        """Gives the actor its model and a place for the memory.
+
+        Returns:
+            The callback that a run saves and restores the actor's state by.
+        """
+        self._model = model
+        self._actor = Actor(self, model, Path(directory) / "replay", steps_per_epoch, epochs)
+        return self._actor
+
+    def train(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
+        """The unbounded stream of elements from ``start_step`` on, as DQN's train_step reads them.
+
+        Needs :meth:`attach`, and a model that learns from each element before it asks for another.
+        """
+        if self._actor is None:
+            raise SourceError(
+                f"{self._data.source} is played by a model: train it by a recipe, which gives it "
+                "one."
+            )
+        actor = self._actor
+        actor.seed = seed
+        batch = (self.replay.updates, self._data.batch_size)
+        observation = ((*batch, *self.input_shape), self.dtype)
+        specs = {
+            "observation": observation,
+            "action": (batch, "int32"),
+            "reward": (batch, "float32"),
+            "next_observation": observation,
+            "bootstrap": (batch, "float32"),
+            "weight": (batch, "float32"),
+            "returned": ((2,), "float32"),
+            "epsilon": ((), "float32"),
+        }
+
+        def element(number):
+            def act(number):
+                made = actor.element(int(number))
+                return [made[name] for name in specs]
+
+            found = tf.numpy_function(act, [number], [dtype for _, dtype in specs.values()])
+            return {
+                name: tf.ensure_shape(value, shape)
+                for (name, (shape, _)), value in zip(specs.items(), found, strict=True)
+            }
+
+        return _lock_step(tf.data.Dataset.range(start_step, FOREVER).map(element))
+
+    def split(self, name: str) -> tf.data.Dataset:
+        """One element, {"return": float32 [n]}: the episodes of a split, played anew by each
+        pass with the weights of the attached model."""
+        if name not in ("validation", "test"):
+            raise SourceError(f"An environment has episodes to validate and to test, not {name!r}.")
+
+        def episodes():
+            return self.episodes(self._model, name)["return"]
+
+        count = self.sizes[name]
+        found = tf.data.Dataset.range(1).map(
+            lambda _: {"return": tf.ensure_shape(tf.numpy_function(episodes, [], "float32"), count)}
+        )
+        return _lock_step(found)
+
+    def episodes(self, model, split: str) -> dict[str, np.ndarray]:
+        """Plays the episodes of a split: always the same resets, in environments of their own.
+
+        Returns:
+            ``return`` float32 [n] and ``length`` int64 [n], in steps.
+        """
+        players = players_for(self.sizes[split], self.new_player, self._players)
+        return play(players, model.snapshot(), self.keys(split), self.replay.test_epsilon)
+
+    def keys(self, split: str) -> list[tuple[int, ...]]:
+        """What decides the resets of a split's episodes, and their random actions."""
+        kind = {"validation": _VALIDATION, "test": _TEST}[split]
+        return [(self._data.split_seed, kind, number) for number in range(self.sizes[split])]
+
+    def observations(self, count: int) -> np.ndarray:
+        """The first observations [count, ...] of a game played at random."""
+        random, found = np.random.default_rng(0), []
+        player = self._example
+        player.reset(0)
+        while len(found) < count:
+            found.append(player.observation)
+            player.step(int(random.integers(self.num_targets)))
+            if player.over:
+                player.reset(0)
+        return np.stack(found)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about the data that JSON can hold; the run directory's dataset.json."""
+        return {
+            "source": self._data.source,
+            "kind": self.kind,
+            "task": self.task,
+            "classes": [],
+            "target": self.target_name,
+            "target_scale": list(self.target_scale),
+            "sizes": dict(self.sizes),
+            "split_seed": self._data.split_seed,
+            "input_shape": list(self.input_shape),
+            "preprocess": self.preprocess.to_dict(),
+            "about": self.about,
+        }
+
+
+def _lock_step(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Without what tf.data would add: it would ask for elements before their time."""
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)
+
+
+class Actor(keras.callbacks.Callback):
+    """Plays the environments, fills the memory, and draws from it.
+
+    Its state, at the end of an epoch, is a few positions, and for each environment which episode it
+    is in and the actions since its reset: these are done again when a run goes on, and the memory
+    is where it was.
+    """
+
+    def __init__(self, dataset: ControlDataset, model, place: Path, elements: int, epochs: int):
+        super().__init__()
+        self.dataset, self.learner, self.place = dataset, model, place
+        self.seed = 0
+        self._replay, self._batch = dataset.replay, dataset._data.batch_size
+        self._elements, self._last = elements, max(1, elements * epochs - 1)
+        self._state: dict[str, Any] | None = None
+        self._ring: Ring | None = None
+        if self._replay.sampling == "prioritized":
+            # Before the model's step is traced; filled by each step, and read by the next element.
+            model.errors = tf.Variable(tf.zeros([self._replay.updates, self._batch]))
+
+    # --- An element ---------------------------------------------------------------------------
+
+    def element(self, number: int) -> dict[str, np.ndarray]:
+        """Acts, and draws minibatches: the element of that number, which come one by one."""
+        if self._ring is None:
+            self._open(number)
+        self._wait(number)
+        self._take_errors()
+        replay = self._replay
+        random = np.random.default_rng((self.seed, _DRAWS, number))
+        self._finished: list[float] = []
+        if number == 0:
+            self._act(-(-replay.start // replay.environments), 1.0, random)
+        epsilon = epsilon_at(replay, number * replay.train_freq)
+        self._act(replay.train_freq // replay.environments, epsilon, random)
+        count = replay.updates * self._batch
+        if replay.sampling == "prioritized":
+            begin = replay.importance_exponent
+            self._sampler.beta = begin + (1 - begin) * min(1.0, number / self._last)
+        lane, position, weight = self._sampler.draw(self._ring, count, random)
+        self._drawn = lane, position
+        made = self._ring.transitions(lane, position) | {"weight": weight}
+        made = {
+            name: value.reshape(replay.updates, self._batch, *value.shape[1:])
+            for name, value in made.items()
+        }
+        made["returned"] = np.array([sum(self._finished), len(self._finished)], np.float32)
+        made["epsilon"] = np.float32(epsilon)
+        return made
+
+    def _act(self, times: int, epsilon: float, random: np.random.Generator) -> None:
+        """So many steps in each environment."""
+        values = self.learner.snapshot() if epsilon < 1 else None
+        lanes, actions = len(self._players), self.dataset.num_targets
+        at_random = random.random((times, lanes)) < epsilon
+        chosen = random.integers(actions, size=(times, lanes))
+        for i in range(times):
+            if not at_random[i].all():
+                seen = np.stack([player.observation for player in self._players])
+                best = values(seen).argmax(axis=1)
+                chosen[i] = np.where(at_random[i], chosen[i], best)
+            for lane, player in enumerate(self._players):
+                self._step(lane, player, int(chosen[i, lane]))
+
+    def _step(self, lane: int, player: Player, action: int) -> None:
+        frame, age = player.frame, player.age
+        reward, end, after = player.step(action)
+        reward = float(np.sign(reward)) if self._replay.clip_reward else reward
+        self._ring.append(lane, frame, action, reward, age, end)
+        if end == TRUNCATED:
+            self._ring.append(lane, after, 0, 0.0, age + 1, CUT_OFF)
+        if player.over:
+            self._finished.append(player.total)
+            self._episodes[lane] += 1
+            self._reset(lane)
+
+    def _reset(self, lane: int) -> None:
+        key = (self.seed, _RESET, lane, self._episodes[lane])
+        self._players[lane].reset(seed_of(*key))
+
+    def _wait(self, number: int) -> None:
+        """Until all elements before have been learnt from."""
+        done = self._offset + number * self._replay.updates
+        deadline = time.monotonic() + _PATIENCE
+        while int(self.learner.updates.value) < done:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Element {number - 1} was not learnt from in an hour.")
+            time.sleep(0.0002)
+
+    def _take_errors(self) -> None:
+        """Gives the errors of the last element's steps to the priorities."""
+        if self._drawn is not None and self.learner.errors is not None:
+            errors = self.learner.errors.numpy().reshape(-1)
+            self._sampler.learnt(*self._drawn, errors)
+        self._drawn = None
+
+    # --- State --------------------------------------------------------------------------------
+
+    def _open(self, number: int) -> None:
+        """The memory and the environments as they were before element ``number``."""
+        replay, dataset = self._replay, self.dataset
+        lanes, state = replay.environments, self._state
+        if number and state is None:
+            raise RuntimeError(f"The stream cannot begin at element {number} without its state.")
+        steps = self._elements * replay.train_freq // lanes
+        longest = dataset.longest
+        cut_off = steps if longest is None else steps // longest + 1
+        self._ring = Ring(
+            self.place,
+            lanes,
+            replay.capacity,
+            steps + cut_off,
+            dataset.frame_shape,
+            dataset.dtype,
+            replay.stack,
+            replay.n_step,
+            replay.discount,
+        )
+        if replay.sampling == "prioritized":
+            self._sampler = memory.Prioritized(self._ring, replay.priority_exponent)
+        else:
+            self._sampler = {"uniform": memory.Uniform, "latest": memory.Latest}[replay.sampling]()
+        self._players = [dataset.new_player(False, replay.life_loss) for _ in range(lanes)]
+        self._drawn = None
+        self._episodes = [0] * lanes if state is None else list(state["episodes"])
+        for lane in range(lanes):
+            self._reset(lane)
+        if state is not None:
+            self._ring.heads[:] = state["heads"]
+            for player, actions in zip(self._players, state["actions"], strict=True):
+                for action in actions:
+                    player.step(action)
+            if replay.sampling == "prioritized":
+                leaves = np.load(self.place / state["priorities"], allow_pickle=False)
+                self._sampler.set_state(state["sampler"], leaves)
+        self._offset = int(self.learner.updates.value) - number * replay.updates
+
+    def get_state(self) -> dict[str, Any]:
+        """Between elements: JSON-able. What it refers to is on the disk."""
+        if self._ring is None:
+            return self._state or {}
+        self._take_errors()
+        self._ring.flush()
+        state: dict[str, Any] = {
+            "heads": self._ring.heads.tolist(),
+            "episodes": list(self._episodes),
+            "actions": [list(player.actions) for player in self._players],
+        }
+        if self._replay.sampling == "prioritized":
+            state["sampler"] = self._sampler.get_state()
+            state["priorities"] = f"priorities-{int(self._ring.heads.sum())}.npy"
+            # The checkpoint before, which still counts, names another file.
+            kept = (self._state or {}).get("priorities")
+            for path in self.place.glob("priorities-*.npy"):
+                if path.name != kept:
+                    path.unlink()
+            np.save(self.place / state["priorities"], self._sampler.tree.leaves)
+        self._state = state
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes effect when the first element is asked for."""
+        self._state = state or None
+
+    def on_train_end(self, logs=None):
+        """Training is over, and with it the memory."""
+        self._ring = None
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def epsilon_at(replay: Replay, steps: int) -> float:
+    """How often actions are random ``steps`` steps after learning has begun."""
+    done = min(1.0, steps / replay.epsilon_steps)
+    return replay.epsilon_start + (replay.epsilon_end - replay.epsilon_start) * done
