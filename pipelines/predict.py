@@ -43,6 +43,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
               target and other columns are passed over, or {column: values};
             - text: a string or several; one that is the path of a file (.txt, or a table with the
               column of training) stands for its lines or rows, "-" for those of standard input;
+            - an environment: observations, an array [n,...] or one of them;
             - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
               names of training are known, else in order; sequences: an array [n,t,f] or [t,f];
             - a series: a CSV file with time stamps, whose values are forecast from where they end
@@ -55,6 +56,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
               and with more than ten classes ``top5``, the most probable first: [{"label",
               "class_id", "probability"}];
             - regression: ``prediction`` and, where the model has them, ``stddev``, ``quantiles``;
+            - environments: ``action``, counted from 0, and ``q_values``;
             - translation: ``translation`` and ``score``; a language model: ``text``;
             - KNN also ``neighbors``, nearest first: [{"id": position in the order of storing,
               "distance"}];
@@ -81,6 +83,8 @@ def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any
         rows = _images(inputs, run)
     elif kind in ("text", "pairs"):
         rows = _texts(inputs, run)
+    elif kind == "control":
+        rows = _observations(inputs, run)
     else:
         rows = _columns(inputs, run) if kind == "columns" else _features(inputs, run)
     while batch := list(islice(rows, BATCH)):
@@ -115,7 +119,7 @@ def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, n
         raise
     if "translation" in found or "text" in found:
         return found
-    values = found["probabilities" if "probabilities" in found else "prediction"]
+    values = next(found[k] for k in ("probabilities", "prediction", "q_values") if k in found)
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(names), -1).all(axis=1))
     if len(bad):
         name = names[bad[0]]
@@ -152,7 +156,7 @@ def _answer(name: Any, found: dict[str, np.ndarray], classes: list[str]) -> dict
             for key, value in found.items()
         }
     else:
-        plain = ("prediction", "stddev", "quantiles")
+        plain = ("prediction", "stddev", "quantiles", "action", "q_values")
         answer |= {key: found[key].tolist() for key in plain if key in found}
     if "neighbor_ids" in found:
         pairs = zip(found["neighbor_ids"].tolist(), found["distances"].tolist(), strict=True)
@@ -183,6 +187,19 @@ def _images(inputs: Any, run: Run) -> Iterator[Row]:
     ):
         inputs = [inputs]
     return ((name, {own: content}) for name, content in _contents(inputs))
+
+
+def _observations(inputs: Any, run: Run) -> Iterator[Row]:
+    (own, spec), *_ = run.preprocess.raw_signature().items()
+    array = np.asarray(inputs, spec.dtype.as_numpy_dtype)
+    shape = spec.shape.as_list()[1:]
+    array = array[None] if array.ndim == len(shape) else array
+    if list(array.shape[1:]) != shape:
+        raise SourceError(
+            f"This run takes observations {shape} of {spec.dtype.name}; got an array "
+            f"{list(array.shape)}."
+        )
+    return ((i, {own: one}) for i, one in enumerate(array, 1))
 
 
 def _contents(inputs: Iterable) -> Iterator[tuple[Any, bytes]]:

@@ -140,6 +140,9 @@ class ControlDataset:
 
         Returns:
             The callback that a run saves and restores the actor's state by.
+
+        Raises:
+            SourceError: the memory would not fit into the machine's, or on the disk.
         """
         self._model = model
         self._actor = Actor(self, model, Path(directory) / "replay", steps_per_epoch, epochs)
@@ -181,7 +184,8 @@ class ControlDataset:
                 for (name, (shape, _)), value in zip(specs.items(), found, strict=True)
             }
 
-        return _lock_step(tf.data.Dataset.range(start_step, FOREVER).map(element))
+        plain = tf.autograph.experimental.do_not_convert(element)
+        return _lock_step(tf.data.Dataset.range(start_step, FOREVER).map(plain))
 
     def split(self, name: str) -> tf.data.Dataset:
         """One element, {"return": float32 [n]}: the episodes of a split, played anew by each
@@ -189,14 +193,14 @@ class ControlDataset:
         if name not in ("validation", "test"):
             raise SourceError(f"An environment has episodes to validate and to test, not {name!r}.")
 
-        def episodes():
-            return self.episodes(self._model, name)["return"]
+        @tf.autograph.experimental.do_not_convert
+        def episodes(_):
+            returns = tf.numpy_function(
+                lambda: self.episodes(self._model, name)["return"], [], "float32"
+            )
+            return {"return": tf.ensure_shape(returns, [self.sizes[name]])}
 
-        count = self.sizes[name]
-        found = tf.data.Dataset.range(1).map(
-            lambda _: {"return": tf.ensure_shape(tf.numpy_function(episodes, [], "float32"), count)}
-        )
-        return _lock_step(found)
+        return _lock_step(tf.data.Dataset.range(1).map(episodes))
 
     def episodes(self, model, split: str) -> dict[str, np.ndarray]:
         """Plays the episodes of a split: always the same resets, in environments of their own.
@@ -266,6 +270,14 @@ class Actor(keras.callbacks.Callback):
         self._elements, self._last = elements, max(1, elements * epochs - 1)
         self._state: dict[str, Any] | None = None
         self._ring: Ring | None = None
+        lanes = self._replay.environments
+        steps = elements * self._replay.train_freq // lanes
+        longest = dataset.longest
+        #: slots of a lane that an epoch fills at most: one more for each episode that is cut off
+        self._room = steps + (steps if longest is None else steps // longest + 1)
+        slots = memory.slots(lanes, self._replay.capacity, self._room, self._replay.stack)
+        needed = memory.ring_bytes(lanes * slots, dataset.frame_shape, dataset.dtype)
+        memory.check_size(needed, place)
         if self._replay.sampling == "prioritized":
             # Before the model's step is traced; filled by each step, and read by the next element.
             model.errors = tf.Variable(tf.zeros([self._replay.updates, self._batch]))
@@ -335,6 +347,8 @@ class Actor(keras.callbacks.Callback):
         done = self._offset + number * self._replay.updates
         deadline = time.monotonic() + _PATIENCE
         while int(self.learner.updates.value) < done:
+            if self._ring is None:
+                raise RuntimeError("Training is over: there is no further element.")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"Element {number - 1} was not learnt from in an hour.")
             time.sleep(0.0002)
@@ -354,14 +368,11 @@ class Actor(keras.callbacks.Callback):
         lanes, state = replay.environments, self._state
         if number and state is None:
             raise RuntimeError(f"The stream cannot begin at element {number} without its state.")
-        steps = self._elements * replay.train_freq // lanes
-        longest = dataset.longest
-        cut_off = steps if longest is None else steps // longest + 1
         self._ring = Ring(
             self.place,
             lanes,
             replay.capacity,
-            steps + cut_off,
+            self._room,
             dataset.frame_shape,
             dataset.dtype,
             replay.stack,

@@ -45,9 +45,6 @@ class Ring:
 
     Attributes:
         heads: int64 [lanes], the number of slots written to each lane so far.
-
-    Raises:
-        SourceError: there is not as much memory, or room on the disk.
     """
 
     def __init__(
@@ -63,8 +60,7 @@ class Ring:
         discount: float = 0.99,
     ):
         self.lanes, self.capacity, self.stack = lanes, capacity // lanes, stack
-        # Frames of a stack may lie before the first slot that is drawn.
-        self.slots = self.capacity + room + stack - 1
+        self.slots = slots(lanes, capacity, room, stack)
         self.n_step = n_step
         self._powers = discount ** np.arange(n_step + 1)
         self.heads = np.zeros(lanes, np.int64)
@@ -75,8 +71,6 @@ class Ring:
             "age": ((), "int32"),
             "end": ((), "uint8"),
         }
-        needed = ring_bytes(lanes * self.slots, frame_shape, dtype)
-        _check_size(needed, directory)
         self._maps = {
             name: _map(directory / f"{name}.npy", (lanes, self.slots, *shape), kind)
             for name, (shape, kind) in fields.items()
@@ -283,8 +277,13 @@ class Prioritized:
         self.tree.set(np.arange(len(leaves)), leaves)
 
 
+def slots(lanes: int, capacity: int, room: int, stack: int) -> int:
+    """Slots of a lane: frames of a stack may lie before the first slot that is drawn."""
+    return capacity // lanes + room + stack - 1
+
+
 def ring_bytes(slots: int, frame_shape: tuple[int, ...], dtype: str) -> int:
-    """What so many slots take: a frame each and 13 bytes."""
+    """What so many slots, of all lanes, take: a frame each and 13 bytes."""
     return slots * (int(np.prod(frame_shape)) * np.dtype(dtype).itemsize + 13)
 
 
@@ -297,7 +296,8 @@ def available_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _check_size(needed: int, directory: Path) -> None:
+def check_size(needed: int, directory: Path) -> None:
+    """Raises SourceError where a memory of so many bytes has no room in memory or on the disk."""
     there = (
         sum(file.stat().st_size for file in directory.glob("*.npy")) if directory.exists() else 0
     )

@@ -277,5 +277,5 @@ def test_a_million_atari_frames_fit_in_seven_and_a_half_gigabytes():
 def test_a_memory_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(replay, "available_memory", lambda: 1_000_000)
     with pytest.raises(SourceError, match=r"needs 7\.07 GB, and 0\.00 GB of memory.*capacity"):
-        ring(tmp_path / "made", capacity=1_000_000, shape=(84, 84), dtype="uint8")
+        replay.check_size(replay.ring_bytes(1_000_000, (84, 84), "uint8"), tmp_path / "made")
     assert not (tmp_path / "made").exists()
