@@ -24,6 +24,7 @@ _MODULES = (
     "checkpoints",
     "decoding",
     "dqn",
+    "dqn_snapshot",
     "embeddings",
     "finetune",
     "gpt",

@@ -78,7 +78,7 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, loss, preprocess, about: dict[str, Any]):
         super().__init__(name="served")
         task = about["task"]
-        if task not in ("classification", "regression", "forecasting", "control", *served_text.TASKS):
+        if task == "unlabelled":
             raise RunError(
                 f"This run's data are {task}: its model has no answer to export or predict."
             )

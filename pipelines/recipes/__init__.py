@@ -13,7 +13,9 @@ from pathlib import Path
 from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
-_MODULES = ("alexnet", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer")
+_MODULES = (
+    "alexnet", "dqn", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer",
+)  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from epochal.pipelines import checkpoint, override
 from epochal.pipelines.data import control, environments, load
-from epochal.pipelines.data.control import epsilon_at
+from epochal.pipelines.data.actor import epsilon_at
 from epochal.pipelines.data.environments import Player, make, play, seed_of
 from epochal.pipelines.data.replay import TERMINATED, TRUNCATED
 from epochal.pipelines.data.source import SourceError

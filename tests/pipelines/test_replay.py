@@ -6,17 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.pipelines.data import replay
-from epochal.pipelines.data.priorities import Priorities
 from epochal.pipelines.data.replay import (
     CUT_OFF,
     GOES_ON,
     TERMINATED,
     TRUNCATED,
-    Latest,
-    Prioritized,
     Ring,
-    Uniform,
 )
+from epochal.pipelines.data.sampling import Latest, Priorities, Prioritized, Uniform
 from epochal.pipelines.data.source import SourceError
 
 DISCOUNT = 0.9
