@@ -14,7 +14,8 @@ from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
 _MODULES = (
-    "alexnet", "dqn", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq", "transformer",
+    "alexnet", "dqn", "gpt", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq",
+    "transformer",
 )  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 
