@@ -139,7 +139,7 @@ def test_json_has_no_nan_and_tables_a_dash(run_dir, capsys, monkeypatch):
 
     found = {"split": "test", "examples": 1, "metrics": {"r2": {"value": 0.5, "low": np.nan}}}
     found["metrics"]["r2"]["high"] = np.inf
-    monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", lambda *_: found)
+    monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", lambda *_, **__: found)
     assert _main(["evaluate", str(run_dir), "--json"]) == 0
     r2 = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["metrics"]["r2"]
     assert r2 == {"value": 0.5, "low": None, "high": None}
@@ -150,7 +150,7 @@ def test_json_has_no_nan_and_tables_a_dash(run_dir, capsys, monkeypatch):
 def test_interrupted_work_that_does_not_go_on_does_not_say_so(run_dir, capsys, monkeypatch):
     from epochal.pipelines import evaluate as verb
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", interrupted)
