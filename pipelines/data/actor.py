@@ -14,7 +14,7 @@ import tensorflow as tf
 from ..recipe import Replay
 from . import replay as memory
 from . import sampling
-from .environments import Player, seed_of
+from .environments import Player, one_thread, seed_of
 from .replay import CUT_OFF, TRUNCATED, Ring
 
 _RESET, _DRAWS = 0, 1  # first part of the keys of random numbers
@@ -59,11 +59,12 @@ class Actor(keras.callbacks.Callback):
         self._take_errors()
         replay = self._replay
         random = np.random.default_rng((self.seed, _DRAWS, number))
-        self._finished: list[float] = []
-        if number == 0:
-            self._act(-(-replay.start // replay.environments), 1.0, random)
         epsilon = epsilon_at(replay, number * replay.train_freq)
-        self._act(replay.train_freq // replay.environments, epsilon, random)
+        self._finished: list[float] = []
+        with one_thread():
+            if number == 0:
+                self._act(-(-replay.start // replay.environments), 1.0, random)
+            self._act(replay.train_freq // replay.environments, epsilon, random)
         count = replay.updates * self._batch
         if replay.sampling == "prioritized":
             begin = replay.importance_exponent

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ..recipe import Data, Replay
 from .actor import Actor
-from .environments import Player, make, play, players_for
+from .environments import Player, make, one_thread, play, players_for
 from .source import SourceError
 from .stream import FOREVER
 
@@ -201,7 +201,8 @@ class ControlDataset:
             ``return`` float32 [n] and ``length`` int64 [n], in steps.
         """
         players = players_for(self.sizes[split], self.new_player, self._players)
-        return play(players, model.snapshot(), self.keys(split), self.replay.test_epsilon)
+        with one_thread():
+            return play(players, model.snapshot(), self.keys(split), self.replay.test_epsilon)
 
     def keys(self, split: str) -> list[tuple[int, ...]]:
         """What decides the resets of a split's episodes, and their random actions."""
