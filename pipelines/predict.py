@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
               target and other columns are passed over, or {column: values};
             - text: a string or several; one that is the path of a file (.txt, or a table with the
               column of training) stands for its lines or rows, "-" for those of standard input;
-            - an environment: observations, an array [n,...] or one of them;
+            - an environment: observations, an array [n,...] or one of them, or .npy files of such;
             - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
               names of training are known, else in order; sequences: an array [n,t,f] or [t,f];
             - a series: a CSV file with time stamps, whose values are forecast from where they end
@@ -191,8 +191,13 @@ def _images(inputs: Any, run: Run) -> Iterator[Row]:
 
 def _observations(inputs: Any, run: Run) -> Iterator[Row]:
     (own, spec), *_ = run.preprocess.raw_signature().items()
-    array = np.asarray(inputs, spec.dtype.as_numpy_dtype)
     shape = spec.shape.as_list()[1:]
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    if len(inputs) and isinstance(inputs[0], str | os.PathLike):
+        rows = [_observations(_load(Path(path)), run) for path in inputs]
+        return ((i, values) for i, (_, values) in enumerate(chain.from_iterable(rows), 1))
+    array = np.asarray(inputs, spec.dtype.as_numpy_dtype)
     array = array[None] if array.ndim == len(shape) else array
     if list(array.shape[1:]) != shape:
         raise SourceError(
@@ -200,6 +205,15 @@ def _observations(inputs: Any, run: Run) -> Iterator[Row]:
             f"{list(array.shape)}."
         )
     return ((i, {own: one}) for i, one in enumerate(array, 1))
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise _unreadable(path, error) from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} is no .npy file of observations: {error}") from None
 
 
 def _contents(inputs: Iterable) -> Iterator[tuple[Any, bytes]]:

@@ -243,7 +243,8 @@ class Algorithm(_Strict):
     """Passes over the training split (exactly one of epochs and steps). 0: no training; the weights
     stay as they start, e.g. those of a file (model.weights)."""
     steps: Count | None = None
-    """Optimizer steps (exactly one of epochs and steps)."""
+    """Optimizer steps (exactly one of epochs and steps). gym: training steps, each of
+    `data.replay.train_freq` steps in the environments and `data.replay.updates` optimizer steps."""
     steps_per_epoch: Count | None = None
     """Optimizer steps between validations and checkpoints; by default one pass over the data."""
     early_stopping: EarlyStopping | None = None

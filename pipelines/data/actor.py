@@ -16,6 +16,7 @@ from . import replay as memory
 from . import sampling
 from .environments import Player, one_thread, seed_of
 from .replay import CUT_OFF, TRUNCATED, Ring
+from .source import SourceError
 
 _RESET, _DRAWS = 0, 1  # first part of the keys of random numbers
 _PATIENCE = 3_600.0  # seconds that an element waits for the learner
@@ -193,6 +194,15 @@ class Actor(keras.callbacks.Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes effect when the first element is asked for."""
         self._state = state or None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Refuses to go on without the memory; here an error still reaches the caller as it is."""
+        missing = self._ring is None and not (self.place / "frame.npy").is_file()
+        if self._state is not None and missing:
+            raise SourceError(
+                f"The replay memory {self.place} is gone, and training can't go on without it. Put "
+                "it back, or start a new run directory."
+            )
 
     def on_train_end(self, logs=None):
         """Training is over, and with it the memory."""

@@ -49,8 +49,8 @@ def make(name: str, sticky_actions: float = 0.0, render: bool = False):
             environment = gymnasium.wrappers.AtariPreprocessing(environment, **_ATARI)
     except gymnasium.error.DependencyNotInstalled as error:
         raise SourceError(
-            f"The environment {name} needs a package that is not installed: {error} Most come with "
-            f"{_INSTALL}."
+            f"The environment {name} needs a package that is not installed: {error} What classic "
+            f"control and Atari need comes with {_INSTALL}."
         ) from None
     except gymnasium.error.Error as error:
         known = [spec for spec in gymnasium.registry if "/" not in spec or spec in _OWN]

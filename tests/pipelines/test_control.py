@@ -1,6 +1,10 @@
 """Environments from the recipe to the SavedModel: learning, lock-step, resuming, bad input."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 
 import gymnasium
@@ -15,6 +19,7 @@ from epochal.pipelines.data.actor import epsilon_at
 from epochal.pipelines.data.environments import Player, make, play, seed_of
 from epochal.pipelines.data.replay import TERMINATED, TRUNCATED
 from epochal.pipelines.data.source import SourceError
+from epochal.pipelines.environment import effective_threads
 from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone, export
 from epochal.pipelines.predict import predict
@@ -237,6 +242,45 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(sampling, tmp_path):
     assert_same(whole, train(made, tmp_path / "broken"))
 
 
+_CHILD = """
+import os, sys, keras
+from pathlib import Path
+from epochal.pipelines.recipe import Recipe
+from epochal.pipelines.train import train
+class Kill(keras.callbacks.Callback):
+    epoch = 0
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == 1 and batch == 15:
+            os.kill(os.getpid(), 9)
+train(Recipe.from_json(Path(sys.argv[1]).read_text()), sys.argv[2], callbacks=[Kill()])
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    """Killed by signal 9 in another process, with frames in the memory that nobody has synced."""
+    made = recipe("gym:CartPole-v1", algorithm={"epochs": 3, "steps_per_epoch": 20})
+    (tmp_path / "recipe.json").write_text(made.to_json())
+    command = [sys.executable, "-c", _CHILD, str(tmp_path / "recipe.json"), str(tmp_path / "run")]
+    # The number of threads is that of this process, whoever has set it.
+    threads = {
+        f"TF_NUM_{kind.upper()}OP_THREADS": str(count)
+        for kind, count in effective_threads().items()
+    }
+    killed = subprocess.run(command, env=os.environ | threads, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert_same(train(made, tmp_path / "whole"), train(made, tmp_path / "run"))
+
+
+def test_a_lost_memory_is_noticed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tmp_path / "run", callbacks=[Stop(1, 5)])
+    shutil.rmtree(tmp_path / "run" / "replay")
+    with pytest.raises(SourceError, match="memory .* is gone"):
+        train(recipe(), tmp_path / "run")
+
+
 # --- Environments ---------------------------------------------------------------------------------
 
 
@@ -308,7 +352,7 @@ def test_pixel_breakout_is_deterministic_and_can_be_played():
 # --- After training -------------------------------------------------------------------------------
 
 
-def test_the_export_answers_values_and_actions_with_tensorflow_alone(learnt):
+def test_the_export_answers_values_and_actions_with_tensorflow_alone(learnt, tmp_path):
     directory = export(learnt)
     seen = np.eye(CELLS, dtype=np.float32)[:6]
     request = {"serving_default/observation": seen}
@@ -324,6 +368,10 @@ def test_the_export_answers_values_and_actions_with_tensorflow_alone(learnt):
     assert (inputs["dtype"], inputs["shape"]) == ("float32", [None, CELLS])
     found = predict(learnt, seen)
     assert [one["action"] for one in found] == [1] * 6
+    np.save(tmp_path / "seen.npy", seen[:2])
+    assert predict(learnt, [str(tmp_path / "seen.npy")]) == found[:2]
+    with pytest.raises(SourceError, match=r"takes observations \[8\] of float32; got .*\[1, 3\]"):
+        predict(learnt, np.zeros(3))
     assert found[0]["q_values"] == pytest.approx(answer["serving_default/q_values"][0].tolist())
 
 
