@@ -18,6 +18,7 @@ from .registry import create_model, list_models, model_card
 _MODULES = (
     "alexnet",
     "attention",
+    "beam_search",
     "bert",
     "blocks",
     "callbacks",

@@ -44,7 +44,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from . import decoding
+from . import beam_search
 from .attention import GlobalAttention
 from .layers import seeded, seeds
 from .recurrent import LSTM
@@ -364,12 +364,12 @@ class Seq2Seq(keras.Model):
     def translator(
         self, beam: int = 4, alpha: float = 0.6, length: int = 128
     ) -> tf.types.experimental.GenericFunction:
-        """A graph function from source ids [n, s] int32 to :func:`.decoding.translate`'s answers.
+        """A graph function from source ids [n, s] to :func:`.beam_search.translate`'s answers.
 
         Args:
             beam: prefixes in the search; 1 takes the likeliest token each time.
-            alpha: of the length penalty, see :func:`.decoding.length_penalty`; 0, as Sutskever et
-                al., for plain probabilities.
+            alpha: of the length penalty, see :func:`.beam_search.length_penalty`; 0, as Sutskever
+                et al., for plain probabilities.
             length: tokens of the answers, which fixes their shape.
         """
         options = {"beam": beam, "alpha": alpha, "length": length}
@@ -384,7 +384,7 @@ class Seq2Seq(keras.Model):
                 x, state, _ = self.step(tokens, state, memory, keys, mask)
                 return self._logits(x), state
 
-            return decoding.translate(step, self._first_state(states), source, **options)
+            return beam_search.translate(step, self._first_state(states), source, **options)
 
         return tf.function(translate, input_signature=[tf.TensorSpec([None, None], tf.int32)])
 

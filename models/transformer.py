@@ -42,7 +42,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from . import decoding
+from . import beam_search
 from .blocks import TransformerBlock
 from .embeddings import SinusoidalPositions, TokenEmbedding
 from .layers import seeds
@@ -195,11 +195,11 @@ class Transformer(keras.Model):
     def translator(
         self, beam: int = 4, alpha: float = 0.6, length: int = 128, cache: bool = True
     ) -> tf.types.experimental.GenericFunction:
-        """A graph function from source ids [n, s] int32 to :func:`.decoding.translate`'s answers.
+        """A graph function from source ids [n, s] to :func:`.beam_search.translate`'s answers.
 
         Args:
             beam: prefixes in the search; 1 takes the likeliest token each time.
-            alpha: of the length penalty, see :func:`.decoding.length_penalty`.
+            alpha: of the length penalty, see :func:`.beam_search.length_penalty`.
             length: tokens of the answers, which fixes their shape.
             cache: keep keys and values of earlier tokens; False computes them again for every
                 token, to the same effect (for comparison).
@@ -211,7 +211,7 @@ class Transformer(keras.Model):
         def translate(source):
             memory, mask = _encode(parts, source), source != 0
             step, state = (_cached if cache else _uncached)(parts, memory, mask, beam)
-            return decoding.translate(step, state, source, **options)
+            return beam_search.translate(step, state, source, **options)
 
         return tf.function(translate, input_signature=[tf.TensorSpec([None, None], tf.int32)])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from epochal.models import decoding
+from epochal.models import beam_search, decoding
 
 WORDS, END, LONGEST = 5, 2, 4
 
@@ -58,17 +58,17 @@ def padded(tokens, length=LONGEST):
 
 
 def test_length_penalty():
-    assert float(decoding.length_penalty(1, 0.6)) == pytest.approx(1.0)
-    assert float(decoding.length_penalty(7, 0.0)) == 1.0
-    assert float(decoding.length_penalty(7, 1.0)) == pytest.approx(2.0)
-    assert float(decoding.length_penalty(tf.constant(13), 0.6)) == pytest.approx(3**0.6)
+    assert float(beam_search.length_penalty(1, 0.6)) == pytest.approx(1.0)
+    assert float(beam_search.length_penalty(7, 0.0)) == 1.0
+    assert float(beam_search.length_penalty(7, 1.0)) == pytest.approx(2.0)
+    assert float(beam_search.length_penalty(tf.constant(13), 0.6)) == pytest.approx(3**0.6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
 def test_a_wide_beam_finds_the_best_of_all_sequences(alpha):
     table = Table(rows=8)
     search = tf.function(
-        lambda state, first: decoding.beam_search(
+        lambda state, first: beam_search.beam_search(
             table.step, state, first, beam=30, length=LONGEST, end_id=END, alpha=alpha
         )
     )
@@ -106,7 +106,7 @@ def test_a_narrow_beam_keeps_the_likeliest_prefixes(beam):
     table = Table(rows=12, seed=1)
     table.logits[:4, :, END] -= 20.0  # four rows that rather don't end
     limits = np.array([1, 2, 3, 4] * 3)
-    ids, scores = decoding.beam_search(
+    ids, scores = beam_search.beam_search(
         table.step,
         table.state(),
         tf.ones([12], tf.int32),
@@ -127,9 +127,11 @@ def test_a_narrow_beam_keeps_the_likeliest_prefixes(beam):
 def test_a_beam_of_the_same_rows_alone_answers_the_same():
     table = Table(rows=6, seed=2)
     options = {"beam": 2, "length": LONGEST, "end_id": END}
-    ids, scores = decoding.beam_search(table.step, table.state(), tf.ones([6], tf.int32), **options)
+    ids, scores = beam_search.beam_search(
+        table.step, table.state(), tf.ones([6], tf.int32), **options
+    )
     for row in range(6):
-        alone = decoding.beam_search(
+        alone = beam_search.beam_search(
             table.step, table.state([row]), tf.ones([1], tf.int32), **options
         )
         np.testing.assert_array_equal(alone[0][0], ids[row])
@@ -141,7 +143,7 @@ def test_bad_options_are_refused(options):
     table = Table(rows=1)
     given = {"beam": 2, "length": 3, "end_id": END, **options}
     with pytest.raises(ValueError, match="at least 1 and alpha not negative"):
-        decoding.beam_search(table.step, table.state(), tf.ones([1], tf.int32), **given)
+        beam_search.beam_search(table.step, table.state(), tf.ones([1], tf.int32), **given)
 
 
 def greedy(table, row, prompt, limit, end=None):
@@ -180,7 +182,7 @@ def test_padding_is_never_chosen():
     table.logits[:, :, 0] += 100.0
     ids, _ = decoding.generate(table.step, table.state(), tf.ones([3, 1], tf.int32), length=3)
     assert np.all(ids.numpy() > 0)
-    ids, _ = decoding.beam_search(
+    ids, _ = beam_search.beam_search(
         table.step, table.state(), tf.ones([3], tf.int32), beam=2, length=3, end_id=END
     )
     lengths = (ids.numpy() != 0).sum(1)
@@ -295,9 +297,11 @@ def test_a_translation_is_at_most_50_tokens_longer_than_its_source(beam):
 
     source = tf.constant([[1, 1, 0], [1, 1, 1], [3, 1, 0]])
     options = {"start_id": 1, "end_id": 2, "beam": beam, "alpha": 1.0}
-    found = decoding.translate(step, source[:, 0], source, length=60, **options)
+    found = beam_search.translate(step, source[:, 0], source, length=60, **options)
     assert (found["ids"].numpy() != 0).sum(1).tolist() == [52, 53, 1]
     logp = words.max(1) - np.log(np.exp(words).sum(1))
     expected = [logp[0] * 52 / (57 / 6), logp[0] * 53 / (58 / 6), logp[1]]
     np.testing.assert_allclose(found["score"], expected, rtol=1e-4)
-    assert decoding.translate(step, source[:, 0], source, length=4, **options)["ids"].shape[1] == 4
+    assert (
+        beam_search.translate(step, source[:, 0], source, length=4, **options)["ids"].shape[1] == 4
+    )

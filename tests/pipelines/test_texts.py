@@ -101,6 +101,28 @@ def test_a_language_model_learns_a_rhyme_and_goes_on_with_it(writing):
     assert given[1] == " ca"
 
 
+def test_a_gpt_goes_on_as_far_as_its_context(tmp_path):
+    """Its context is as long as its examples: samples and answers end there."""
+    rhyme = " ".join(["the cat sat on the mat"] * 12)  # too long to end within the context
+    (tmp_path / "rhyme.txt").write_text("\n\n".join([rhyme] * 6))
+    data = Data(source=f"text:{tmp_path / 'rhyme.txt'}", ops="characters", context=32, batch_size=8)
+    model = Choice(name="gpt", width=24, layers=2, heads=2, context=32, dropout=0.0)
+    run = train(small("gpt", data, model, 6), tmp_path / "run")
+    assert run.metrics["test"]["perplexity"]["value"] < 4.0
+    prompt = "the cat sat"
+    answer = predict(run, [prompt])[0]["text"]
+    assert len(answer) == 32 - len(prompt)
+    request = {
+        "generate/prompt": np.array([b"the cat", b"the"], object),
+        "generate/max_new_tokens": np.array([5, 90], np.int32),
+        "generate/temperature": np.zeros(2, np.float32),
+        "generate/top_k": np.zeros(2, np.int32),
+        "generate/seed": np.arange(2),
+    }
+    given = ask_alone([export(run)], [request])[0]["generate/text"]
+    assert [len(text) for text in given] == [5, 29]
+
+
 def test_translation_metrics_equal_their_definitions():
     found = {
         "nll": np.array([1.0, 3.0]),
