@@ -1,6 +1,7 @@
 """Attention: weights over the positions of a memory, and the memory's mean under them.
 
-Masks are boolean, True where a position is real. What is masked has a weight of exactly 0.
+Masks are boolean, True where a position is real. What is masked has a weight of exactly 0, but that
+a row without any real position looks at its first.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class GlobalAttention(layers.Layer):
             scores = tf.matmul(query, keys, transpose_b=True)
         scores = tf.cast(scores, tf.float32)
         if key_mask is not None:
-            scores += tf.where(key_mask, 0.0, -1e9)[:, None]
+            scores += tf.where(_some_seen(key_mask), 0.0, -1e9)[:, None]
         weights = tf.nn.softmax(scores)
         return tf.matmul(tf.cast(weights, memory.dtype), memory), weights
 
@@ -162,7 +163,7 @@ class MultiHeadAttention(layers.Layer):
             keys = tf.concat([cache[0], keys], axis=2)
             values = tf.concat([cache[1], values], axis=2)
         scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
-        seen = None if key_mask is None else key_mask[:, None, None, :]
+        seen = None if key_mask is None else _some_seen(key_mask)[:, None, None, :]
         if self.causal and (x.shape[1] != 1 or self.window):
             t, s = tf.shape(query)[2], tf.shape(keys)[2]
             ago = s - t + tf.range(t)[:, None] - tf.range(s)
@@ -197,3 +198,13 @@ class MultiHeadAttention(layers.Layer):
             "output_initializer": keras.initializers.serialize(self.output_initializer),
             "seed": self.seed,
         }
+
+
+def _some_seen(key_mask):
+    """A mask [n, s] with its first position in rows that have no real one.
+
+    Softmax would spread over their padding: the answer to an empty text would depend on how long
+    the others in its batch are.
+    """
+    nothing = ~tf.reduce_any(key_mask, axis=1, keepdims=True)
+    return key_mask | (nothing & (tf.range(tf.shape(key_mask)[1]) == 0))

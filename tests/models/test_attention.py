@@ -89,6 +89,17 @@ def test_a_cache_is_the_past():
     assert cache[0].shape == (N, HEADS, 6, D // HEADS)
 
 
+def test_a_row_of_padding_alone_does_not_depend_on_its_length():
+    """It sees its first position, however much padding follows."""
+    x, nothing = random(1, S, D), tf.zeros([1, S], tf.bool)
+    for layer in (MultiHeadAttention(HEADS), GlobalAttention("additive", D)):
+        long, short = (layer(x[:, :1], x[:, :size], key_mask=nothing[:, :size]) for size in (S, 2))
+        long, short = (part[0] if isinstance(part, tuple) else part for part in (long, short))
+        only = layer(x[:, :1], x[:, :1])
+        np.testing.assert_allclose(long, short, atol=1e-6)
+        np.testing.assert_allclose(long, only[0] if isinstance(only, tuple) else only, atol=1e-6)
+
+
 def test_a_window_hides_what_is_further_away():
     layer = MultiHeadAttention(HEADS, causal=True, window=2, use_bias=True)
     layer.build((None, None, D))
