@@ -59,7 +59,8 @@ def lstm_adding() -> Recipe:
 
     Always answering 1 has a mean squared error of 0.167 (RMSE 0.408).
 
-    2 CPU cores; not measured: 2 to 3 minutes by the time of 40 steps.
+    2 CPU cores, 4 minutes on a busy machine. Test, one seed: mean squared error 0.00011 (RMSE
+    0.0107).
 
         epochal train lstm-adding
     """
@@ -70,7 +71,8 @@ def lstm_adding() -> Recipe:
 def rnn_adding() -> Recipe:
     """The adding problem for a plain recurrent network: lstm-adding with another cell alone.
 
-    2 CPU cores; not measured: 1 to 2 minutes by the time of 40 steps.
+    2 CPU cores, 2 minutes on a busy machine. Test, one seed: mean squared error 0.158 and R2 0.00:
+    as good as always answering the mean.
 
         epochal train rnn-adding
     """

@@ -42,8 +42,8 @@ def resnet20_fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST in 15 epochs.
 
     2 CPU cores with bfloat16 instructions, 35 minutes on a busy machine. Test accuracy 93.6% (one
-    seed); in 8 epochs, with a weight decay of 5e-4 and a tenth kept for validation, 92.9% (one
-    seed, 12 minutes). Needs the set in TFDS_DATA_DIR.
+    seed); with `--algorithm.epochs 8` 93.1% (one seed, 12 minutes on a busy machine). Needs the set
+    in TFDS_DATA_DIR.
 
         epochal train resnet20-fashion-mnist
     """
@@ -74,20 +74,28 @@ _CIFAR = "standardize|random_crop(32, padding=4)|flip_lr"
 def resnet20_cifar10() -> Recipe:
     """ResNet-20 on CIFAR-10 in ten epochs.
 
-    2 CPU cores with bfloat16 instructions: not measured. Needs the set in TFDS_DATA_DIR.
+    2 CPU cores with bfloat16 instructions, 18 minutes on a busy machine. Test accuracy on the
+    catalogue's JPEG copy of the set: 84.5% (one seed), of training 86.0%: more epochs would help.
+    Needs the set in TFDS_DATA_DIR.
 
         epochal train resnet20-cifar10
     """
     return Recipe(
         name="resnet20-cifar10",
-        data=Data(source="tfds:cifar10", ops=_CIFAR, batch_size=128),
+        data=Data(
+            source="tfds:cifar10",
+            # Less augmentation than the paper's: ten epochs are too few to overfit.
+            ops="standardize|random_crop(32, padding=2)|flip_lr",
+            batch_size=64,
+            validation_fraction=0.04,
+        ),
         model=Choice(name="resnet20"),
         loss=Choice(name="cross-entropy"),
         algorithm=Algorithm(
             optimizer=Choice(name="nesterov", learning_rate=0.1),
             schedule=Choice(name="one-cycle"),
             epochs=10,
-            weight_decay=1e-3,
+            weight_decay=2e-3,
             precision="mixed_bfloat16",
         ),
     )

@@ -39,7 +39,8 @@ def seq2seq_dates() -> Recipe:
 def seq2seq_reverse() -> Recipe:
     """Words of up to 40 letters backwards, with Luong's attention; compare seq2seq-reverse-fixed.
 
-    2 CPU cores. Not measured.
+    2 CPU cores, 4 minutes on a busy machine. Exact on the test, one seed: 100% of 1,000 words of
+    every length.
 
         epochal train seq2seq-reverse
     """
@@ -50,7 +51,8 @@ def seq2seq_reverse() -> Recipe:
 def seq2seq_reverse_fixed() -> Recipe:
     """The same words through one vector of fixed size, as Sutskever et al.: long ones get lost.
 
-    2 CPU cores. Not measured.
+    2 CPU cores, 3 minutes on a busy machine. Exact on the test, one seed: 34.6% of 1,000 words;
+    98.4% of those of 1 to 10 letters, 45.2% to 20, 0.5% to 30, none above.
 
         epochal train seq2seq-reverse-fixed
     """
