@@ -47,6 +47,10 @@ _RESNET = ("ours", "stock Keras layers")
 _RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "matrix products")
 _SEQUENCES = ("ours", "stock Keras layers", "PyTorch")
 _KNN = ("ours", "faiss", "scikit-learn")
+_DQN = ("ours", "stable-baselines3")
+_DQN_LARGE = {"hidden": 256, "batch": 64, "every": 2, "block": True}
+_DQN_SMALL = {"hidden": 64, "batch": 32, "every": 4, "block": False}
+_THREADS = ({"threads": 1}, {"threads": 2})
 _NET = {"net": "resnet20"}
 _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
 
@@ -91,6 +95,13 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
     "transformer": (
         "a training step of a small Transformer against stock Keras layers and PyTorch",
         (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _SEQUENCES, settings=_XLA),),
+    ),
+    "dqn": (
+        "acting and learning on CartPole against stable-baselines3, as many updates",
+        (
+            Row("256-256, batch 64, 1 in 2", "dqn", _DQN, _DQN_LARGE, _THREADS),
+            Row("64-64, batch 32, 1 in 4", "dqn", _DQN, _DQN_SMALL, _THREADS),
+        ),
     ),
     "decode": (
         "greedy decoding of 128 tokens with and without cached keys and values",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .control import dqn
 from .input import input_images
 from .nets import clock, need, resnet20, resnet50
 from .sequences import decode, lstm, transformer
@@ -137,6 +138,7 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
 
 CASES = {
     "decode": decode,
+    "dqn": dqn,
     "input": input_images,
     "knn": knn,
     "lstm": lstm,

@@ -74,6 +74,13 @@ def test_every_side_is_told_the_number_of_threads(monkeypatch):
     assert seen == [{"TF_NUM_INTRAOP_THREADS": "3", "OMP_NUM_THREADS": "3"}] * 4
 
 
+def test_the_dqn_case_runs():
+    options = {"hidden": 16, "batch": 8, "every": 4, "block": False, "threads": 1}
+    found = cases.CASES["dqn"]("ours", quick=True, **options)
+    assert found["unit"] == "environment steps/s"
+    assert 10 < found["rate"] < 1e6
+
+
 @pytest.mark.parametrize("side", ["ours", pytest.param("Keras", marks=pytest.mark.slow)])
 def test_the_input_case_runs(side):
     found = cases.CASES["input"](side, quick=True)
