@@ -166,7 +166,7 @@ def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] =
     from .evaluate import evaluate as evaluate_
     from .run import plain
 
-    result = plain(evaluate_(run, split, video=video))
+    result = plain(evaluate_(run, split, None, video))
     if json:
         print_json(result)
         return
