@@ -10,7 +10,8 @@ from . import recipe
 def seq2seq_dates() -> Recipe:
     """Human-readable dates to ISO, letter by letter, with Bahdanau's attention.
 
-    2 CPU cores. Not measured.
+    2 CPU cores, 6 minutes on a busy machine. Exact on 1,000 unseen dates, one seed: 100% (98.1%
+    after 6 epochs instead of 9).
 
         epochal train seq2seq-dates
     """
@@ -29,7 +30,7 @@ def seq2seq_dates() -> Recipe:
         algorithm=Algorithm(
             optimizer=Choice(name="adam", learning_rate=0.003),
             schedule=Choice(name="one-cycle"),
-            epochs=6,
+            epochs=9,
             clip_norm=1.0,
         ),
     )
