@@ -29,7 +29,7 @@ import numpy as np
 
 from . import paired, studies
 from .choices import check_recipe
-from .recipe import Recipe, RecipeError, literal, override, parse_choice
+from .recipe import Recipe, RecipeError, literal, override, parse_choice, split_values
 from .run import RunError, write_atomic, write_json
 from .train import Diverged, train
 
@@ -136,24 +136,6 @@ def _axis(text: str) -> tuple[str, list[str]]:
     if not equals or not key.strip() or not all(values):
         raise RecipeError(f"Cannot read --vary {text!r}: write KEY=a,b,c, e.g. loss=mse,mae,huber.")
     return key.strip(), values
-
-
-def split_values(text: str) -> list[str]:
-    """Splits at commas outside of brackets and quotes: "sgd(a=1, b=2),adam" -> two values."""
-    parts, depth, quote, start = [], 0, "", 0
-    for place, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == "," and not depth:
-            parts.append(text[start:place])
-            start = place + 1
-    return [*parts, text[start:]]
 
 
 def _label(recipe: Recipe, key: str, value: str) -> str:

@@ -391,6 +391,24 @@ def literal(value: Any) -> Any:
         return value
 
 
+def split_values(text: str) -> list[str]:
+    """Splits at commas outside of brackets and quotes: "sgd(a=1, b=2),adam" -> two values."""
+    parts, depth, quote, start = [], 0, "", 0
+    for place, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and not depth:
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]
+
+
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, tuple[str, str]]:
     """Every dotted key of a recipe -> (type, docstring). Options of choices are not listed here."""
     found = {}

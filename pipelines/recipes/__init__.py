@@ -18,12 +18,34 @@ _MODULES = (
     "transformer",
 )  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
+_SPACES: dict[str, tuple[str, ...]] = {}
 
 
 def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
     """Registers ``mlp_digits`` as the recipe ``mlp-digits``."""
     _FUNCTIONS[function.__name__.replace("_", "-")] = function
     return function
+
+
+def searches(*entries: str) -> Callable:
+    """Declares what ``tune`` searches where it is told nothing else; see :mod:`..space`."""
+
+    def declare(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+        _SPACES[function.__name__.replace("_", "-")] = entries
+        return function
+
+    return declare
+
+
+def search_space(name: str) -> list[str]:
+    """The entries that a recipe declares. Raises RecipeError where it declares none."""
+    _functions()
+    if name not in _SPACES:
+        raise RecipeError(
+            f"The recipe {name!r} declares no search space. Give one: --space "
+            "'algorithm.optimizer.learning_rate=log(1e-4,1e-1)', once for each key."
+        )
+    return list(_SPACES[name])
 
 
 def _functions() -> dict[str, Callable[[], Recipe]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..recipe import Algorithm, Choice, Data, EarlyStopping, Recipe
-from . import recipe
+from . import recipe, searches
 
 
 @recipe
@@ -90,6 +90,12 @@ def gaussian_diabetes() -> Recipe:
 
 
 @recipe
+@searches(
+    "algorithm.optimizer.learning_rate=log(3e-4,3e-2)",
+    "model.hidden=choice([16],[32],[64],[32, 32])",
+    "model.dropout=float(0,0.6)",
+    "algorithm.weight_decay=log(1e-4,1)",
+)
 def mlp_breast_cancer() -> Recipe:
     """Malignant or benign, from thirty measurements of cell nuclei; one logit.
 
@@ -112,6 +118,12 @@ def mlp_breast_cancer() -> Recipe:
 
 
 @recipe
+@searches(
+    "algorithm.optimizer.learning_rate=log(3e-4,3e-2)",
+    "model.hidden=choice([64],[128],[256],[128, 128])",
+    "model.dropout=float(0,0.6)",
+    "data.batch_size=choice(16,32,64,128)",
+)
 def mlp_digits() -> Recipe:
     """MLP on scikit-learn's 8x8 digits.
 
@@ -161,6 +173,12 @@ def mlp_california_housing() -> Recipe:
 
 
 @recipe
+@searches(
+    "algorithm.optimizer.learning_rate=log(1e-4,1e-2)",
+    "model.dropout=float(0,0.6)",
+    "data.batch_size=choice(64,128,256)",
+    "algorithm.weight_decay=log(1e-5,1)",
+)
 def mlp_fashion_mnist() -> Recipe:
     """MLP on Fashion-MNIST's 28x28 pictures of clothes.
 

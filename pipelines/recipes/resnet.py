@@ -9,10 +9,16 @@ Unlike there, biases and normalisation do not decay.
 from __future__ import annotations
 
 from ..recipe import Algorithm, Choice, Data, EarlyStopping, Recipe
-from . import recipe
+from . import recipe, searches
 
 
 @recipe
+@searches(
+    "algorithm.optimizer.name=choice(adam,nesterov)",
+    "algorithm.optimizer.learning_rate=log(3e-4,3e-2) if algorithm.optimizer.name in adam",
+    "algorithm.optimizer.learning_rate=log(1e-2,1) if algorithm.optimizer.name in nesterov",
+    "algorithm.weight_decay=log(1e-4,0.1)",
+)
 def resnet20_digits() -> Recipe:
     """ResNet-20 on scikit-learn's 8x8 digits: the demo.
 
