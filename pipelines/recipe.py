@@ -165,6 +165,11 @@ class Data(_Strict):
     such, or, where the split is by time, in order: what comes before a fold trains."""
     fold: Annotated[int, Field(ge=0)] = 0
     """The fold that is the test split, counted from 0. split_seed decides which examples it has."""
+    validation_folds: Annotated[int, Field(ge=2)] | None = None
+    """Cut what the test leaves into so many folds, of which one is the validation split, in place
+    of validation_fraction. Dealt as `folds` are; for sources without a validation split."""
+    validation_fold: Annotated[int, Field(ge=0)] = 0
+    """The fold that is the validation split, counted from 0."""
     train_examples: Count | None = None
     """Use only so many examples of the training split: in proportion to the classes, or, where the
     split is by time, the latest. Of a series these are windows."""
@@ -212,6 +217,11 @@ class Data(_Strict):
     def _partners(self) -> Data:
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} is none of folds={self.folds}, counted from 0")
+        if self.validation_fold >= (self.validation_folds or 1):
+            raise ValueError(
+                f"validation_fold {self.validation_fold} is none of "
+                f"validation_folds={self.validation_folds}, counted from 0"
+            )
         if self.batch_size == 1 and (self.mixup is not None or self.cutmix is not None):
             raise ValueError(
                 "mixup and cutmix take the other example from the same batch: with a batch_size "

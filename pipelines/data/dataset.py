@@ -296,19 +296,39 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
     groups = train.groups if isinstance(train, Rows) else None
     rest, test = np.arange(len(train)), None
     if data.folds is not None:
-        rest, test = _fold(data, source, labels, groups, by_time)
-    carved = carve(
-        len(rest),
-        data.split_seed,
-        validation_fraction=0.0 if "validation" in source.splits else data.validation_fraction,
+        number = (data.folds, data.fold)
+        rest, test = _fold(data, source, rest, number, labels, groups, by_time)
+    parted = data.validation_folds is not None
+    if parted and "validation" in source.splits:
+        raise SourceError(
+            f"data.validation_folds does not go with {data.source}, which has a validation split."
+        )
+
+    def carve_from(rows: np.ndarray, **settings) -> dict[str, np.ndarray]:
+        found = carve(
+            len(rows),
+            data.split_seed,
+            labels=None if labels is None else labels[rows],
+            classes=source.classes,
+            groups=None if groups is None else groups[rows],
+            by_time=by_time,
+            **settings,
+        )
+        return {name: rows[places] for name, places in found.items()}
+
+    no_validation = parted or "validation" in source.splits
+    carved = carve_from(
+        rest,
+        validation_fraction=0.0 if no_validation else data.validation_fraction,
         test_fraction=0.0 if "test" in source.splits or data.folds else data.test_fraction,
-        train_examples=data.train_examples,
-        labels=None if labels is None else labels[rest],
-        classes=source.classes,
-        groups=None if groups is None else groups[rest],
-        by_time=by_time,
+        train_examples=None if parted else data.train_examples,
     )
-    found = {name: ("train", rest[rows]) for name, rows in carved.items()}
+    if parted:
+        left, number = carved["train"], (data.validation_folds, data.validation_fold)
+        train_rows, validation = _fold(data, source, left, number, labels, groups, by_time)
+        carved |= carve_from(train_rows, train_examples=data.train_examples)
+        carved["validation"] = validation
+    found = {name: ("train", rows) for name, rows in carved.items()}
     own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}
     if test is not None:
         own["test"] = ("train", test)
@@ -316,13 +336,18 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
     return {name: both[name] for name in ("train", "validation", "test") if name in both}
 
 
-def _fold(data: Data, source: Source, labels, groups, by_time: bool):
-    """Rows that are left for training, and those of the fold that is tested."""
-    n = len(source.splits["train"])
+def _fold(data: Data, source: Source, rows, number: tuple[int, int], labels, groups, by_time: bool):
+    """Of these rows those that are left for training, and those of one fold of several."""
+    folds, fold = number
     if by_time:
-        return in_time(n, data.folds, data.fold)
-    own = deal(n, data.folds, data.split_seed, labels=labels, classes=source.classes, groups=groups)
-    return np.flatnonzero(own != data.fold), np.flatnonzero(own == data.fold)
+        before, inside = in_time(len(rows), folds, fold)
+    else:
+        labels = None if labels is None else labels[rows]
+        groups = None if groups is None else groups[rows]
+        own = deal(len(rows), folds, data.split_seed, labels=labels, classes=source.classes,
+                   groups=groups)  # fmt: skip
+        before, inside = np.flatnonzero(own != fold), np.flatnonzero(own == fold)
+    return rows[before], rows[inside]
 
 
 def _inputs(source: Source) -> dict[str, Any]:

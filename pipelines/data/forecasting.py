@@ -135,6 +135,8 @@ def _refuse(data: Data) -> None:
         "task": data.task is not None and "a series is forecast",
         "mixup": data.mixup is not None and "it mixes single arrays with one target",
         "folds": data.folds is not None and "what comes after a fold would forecast it",
+        "validation_folds": data.validation_folds is not None
+        and "what comes after a fold would forecast it",
         "cutmix": data.cutmix is not None and "it pastes images",
         "standardize_target": data.standardize_target
         and "the op standardize scales the targets of a series with its other columns",
