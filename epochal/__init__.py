@@ -24,6 +24,7 @@ _EXPORTS = {
     "override": "epochal.pipelines",
     "predict": "epochal.pipelines",
     "train": "epochal.pipelines",
+    "tune": "epochal.pipelines",
 }
 __all__ = ["__version__", *_EXPORTS]
 

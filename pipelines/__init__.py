@@ -33,6 +33,7 @@ _EXPORTS = {
     "override": ".recipe",
     "predict": ".predict",
     "train": ".train",
+    "tune": ".tune",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -26,7 +26,7 @@ from .arguments import Directory, Positional, RecipeName, RunName, UsageError, c
 from .recipe import RecipeError, keys
 from .terminal import load_tensorflow, log_to, new_console, print_json, say
 
-_OF_RECIPES = ("train", "show", "crossval", "ensemble", "ablate")
+_OF_RECIPES = ("train", "show", "crossval", "ensemble", "ablate", "tune")
 _KINDS = ("models", "recipes", "data", "ops", "losses", "optimizers", "schedules")
 
 
@@ -277,6 +277,7 @@ VERBS = {
     "crossval": study_verbs.crossval,
     "ensemble": study_verbs.ensemble,
     "ablate": study_verbs.ablate,
+    "tune": study_verbs.tune,
     "bench": bench,
     "completion": completion,
 }

@@ -79,18 +79,27 @@ def held(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
         raise RunError(
             f"{directory} holds other files and no study. Give an empty or a new directory."
         )
-    if old is not None and old != plain(plan):
-        changed = [key for key in {**old, **plan} if old.get(key) != plain(plan).get(key)]
-        raise RunError(
-            f"{directory} holds another study: it differs in {', '.join(changed)}. Give another "
-            "--run-dir, or repeat the command that began it."
-        )
+    if old is not None:
+        require_plan(directory, plan)
     try:
         with locked(directory):
             write_json(directory / "plan.json", plan)
             yield
     except OSError as error:
         raise RunError(f"Cannot write to {directory}: {error.strerror or error}.") from None
+
+
+def require_plan(directory: Path, plan: dict[str, Any]) -> None:
+    """Raises RunError where the directory does not hold a study of this plan."""
+    old = _plan(directory)
+    if old is None:
+        raise RunError(f"{directory} holds no study. Give the --run-dir where it was begun.")
+    if old != plain(plan):
+        changed = [key for key in {**old, **plan} if old.get(key) != plain(plan).get(key)]
+        raise RunError(
+            f"{directory} holds another study: it differs in {', '.join(changed)}. Give another "
+            "--run-dir, or repeat the command that began it."
+        )
 
 
 def _plan(directory: Path) -> dict[str, Any] | None:

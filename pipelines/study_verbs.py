@@ -1,4 +1,4 @@
-"""The verbs that train a recipe many times: crossval, ensemble, ablate. See :mod:`.cli`."""
+"""The verbs that train a recipe many times: crossval, ensemble, ablate, tune. See :mod:`.cli`."""
 
 from __future__ import annotations
 
@@ -110,6 +110,68 @@ def ablate(
         for row in result["variants"]:
             console.print(f"  {row['verdict']}", highlight=False, soft_wrap=True)
         console.print(f"study: {result['directory']}", highlight=False)
+
+
+def tune(
+    recipe: RecipeName,
+    /,
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    tuner: Literal["bayesian", "random", "grid"] = "bayesian",
+    space: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=FORM")
+    ] = (),
+    objective: str | None = None,
+    folds: int | None = None,
+    run_dir: Directory = None,
+    role: Literal["chief", "worker"] | None = None,
+    chief: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = "127.0.0.1:8765",
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
+    """Search for better settings of a recipe, on its validation split.
+
+    Forms of a space: int(1,8), int(16,128,step=16), float(0,0.5), log(1e-4,1e-1), choice(a,b); with
+    a condition: 'KEY=log(1e-3,1) if algorithm.optimizer.name in sgd,momentum'.
+
+    Args:
+        recipe: a recipe's name or JSON file.
+        trials: how many in all; those of an interrupted search count.
+        hours: begin no trial later than this.
+        tuner: how trials are chosen.
+        space: what is searched; may be given several times; by default what the recipe declares.
+        objective: a recorded validation quantity, by default the task's usual one.
+        folds: score each trial on so many validation folds instead of one split.
+        run_dir: where the search goes; by default runs/tune-RECIPE-K.
+        role: share a search: one chief, and workers with the same arguments and directory.
+        chief: where the chief listens. Whoever reaches the port can take part.
+        json: print JSON.
+    """
+    from .tune import tune as tune_
+
+    result = _study(tune_, recipe, overrides, json, trials, hours=hours, tuner=tuner, space=space,
+                    objective=objective, folds=folds, directory=run_dir, role=role,
+                    chief=chief)  # fmt: skip
+    if result is None:
+        return
+    if role == "worker":
+        new_console().print(f"trained {result['trials']} trials", highlight=False)
+        return
+    console, best, start = new_console(), result["best"], result["start"]
+    console.print(
+        f"best of {len(result['trials'])} trials: number {best['trial']}, {result['objective']} "
+        f"{best['score']:.4g}"
+        + (f", the recipe as it stands {start['score']:.4g}" if start and start["score"] else ""),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for key, value in best["values"].items():
+        console.print(f"  {key} {value}", highlight=False, soft_wrap=True)
+    for row in result["trials"]:
+        if row["error"]:
+            console.print(f"trial {row['trial']} failed: {row['error']}", highlight=False,
+                          soft_wrap=True)  # fmt: skip
+    console.print(f"epochal train {result['best_recipe']}", highlight=False, soft_wrap=True)
 
 
 def _study(function, recipe: str, overrides, as_json: bool, *arguments, **options):
