@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from keras_tuner.engine import trial as kt
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
+from .hyperband import KEY, Rung, rung_of
 from .recipe import RecipeError
 from .run import write_atomic
 from .space import ENUMERABLE, Space
 from .surrogate import Surrogate
 
-TUNERS = ("bayesian", "random", "grid")
+TUNERS = ("bayesian", "hyperband", "random", "grid")
 GRID = 5  # values that a range is cut into
 _CANDIDATES = 500
 _HOPELESS = 10  # failures after which a search without any success ends
@@ -40,12 +41,14 @@ class Oracle(keras_tuner.Oracle):
     Args:
         space: what may be proposed.
         tuner: one of TUNERS. "grid" goes through the grid in a random order, so that any part of it
-            covers the space; ranges with more values are cut into GRID.
+            covers the space; ranges with more values are cut into GRID. "hyperband" draws at random
+            and adds the key algorithm.epochs; see :mod:`.hyperband`.
         objective: name and direction.
         trials: at most so many; None for no limit.
         seed: decides everything that is random.
         start: a point that is tried first.
         until: no new trial begins after this time (of ``time.time``).
+        rungs: of Hyperband.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Oracle(keras_tuner.Oracle):
         seed: int,
         start: dict[str, Any] | None = None,
         until: float = math.inf,
+        rungs: Sequence[Rung] = (),
     ):
         # The base class ends a search after so many failures in a row, or at max_trials even
         # though a trial of a dead worker is still to be repeated: neither happens with None.
@@ -65,7 +69,7 @@ class Oracle(keras_tuner.Oracle):
         )
         self.verbose = 0
         self.space, self.tuner, self.wanted = space, tuner, trials
-        self.seed, self.start, self.until = seed, start, until
+        self.seed, self.start, self.until, self.rungs = seed, start, until, list(rungs)
         self.stopped = ""  # why no more trials are proposed
         self.on_end: Callable[[kt.Trial], None] = lambda trial: None
         self._points = self._all_points()
@@ -112,10 +116,33 @@ class Oracle(keras_tuner.Oracle):
         return None
 
     def _propose(self, number: int) -> dict[str, Any] | None:
-        """The values of trial ``number``, which were never proposed before; None for no more."""
+        """The values of trial ``number``, which were never proposed before; None for no more, or
+        for none before others have ended."""
+        if self.tuner != "hyperband":
+            known = {_name(trial.hyperparameters.values) for trial in self.trials.values()}
+            return self._fresh(number, known)
+        rung = rung_of(self.rungs, number)
+        below = [self.trials[f"{one:04d}"] for one in rung.below]
+        if any(trial.status == kt.TrialStatus.RUNNING for trial in below):
+            return None
+        rank = number - rung.trials.start
+        chosen = self._sorted(below)[rank : rank + 1]
+        settings = [_without_epochs(trial.hyperparameters.values) for trial in chosen]
+        # Where too few of the rung below succeeded, a new setting gets their chance.
+        known = {_name(_without_epochs(t.hyperparameters.values)) for t in self.trials.values()}
+        values = settings[0] if settings else self._fresh(number, known)
+        return values and {**values, KEY: rung.epochs}
+
+    def _sorted(self, trials: list[kt.Trial]) -> list[kt.Trial]:
+        """Those that succeeded, the best first."""
+        done = [trial for trial in trials if trial.status == kt.TrialStatus.COMPLETED]
+        done.sort(key=lambda trial: trial.trial_id)
+        return sorted(done, key=lambda t: t.score, reverse=self.objective.direction == "max")
+
+    def _fresh(self, number: int, known: set[str]) -> dict[str, Any] | None:
+        """A point that is not among the known ones; None where there is no other."""
         if number == 0 and self.start is not None:
             return self.start
-        known = {_name(trial.hyperparameters.values) for trial in self.trials.values()}
         free = None
         if self._points is not None:
             free = [point for point in self._points if _name(point) not in known]
@@ -184,9 +211,7 @@ class Oracle(keras_tuner.Oracle):
         if free is not None:
             return rank(free)[0]
         width = self.space.dimensionality
-        ended = [t for _, t in sorted(self.trials.items()) if t.status == kt.TrialStatus.COMPLETED]
-        ended.sort(key=lambda t: t.score, reverse=self.objective.direction == "max")
-        seen = [t.hyperparameters.values for t in ended[:3]]
+        seen = [t.hyperparameters.values for t in self._sorted(list(self.trials.values()))[:3]]
         ranked = rank([self.space.decode(row) for row in draw.random((_CANDIDATES, width))])
         for reach in (0.2, 0.05, 0.01):
             around = np.array([self.space.shares(p) for p in [*seen, *ranked[:5]]])
@@ -236,6 +261,10 @@ class Oracle(keras_tuner.Oracle):
         self.start_order = sorted(self.trials)
         open_ = [name for name, t in self.trials.items() if t.status == kt.TrialStatus.RUNNING]
         self._retry_queue = sorted(open_, reverse=True)  # the base class takes the last
+
+
+def _without_epochs(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != KEY}
 
 
 def _name(values: dict[str, Any]) -> str:

@@ -118,7 +118,7 @@ def tune(
     *,
     trials: int | None = None,
     hours: float | None = None,
-    tuner: Literal["bayesian", "random", "grid"] = "bayesian",
+    tuner: Literal["bayesian", "hyperband", "random", "grid"] = "bayesian",
     space: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=FORM")
     ] = (),

@@ -28,7 +28,7 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError
 
-from . import choices, studies, tune_report, workers
+from . import choices, hyperband, studies, tune_report, workers
 from .claim import Busy
 from .data import load
 from .oracle import TUNERS, Oracle
@@ -101,6 +101,7 @@ def tune(
     oracle = (workers.SharedOracle if role else Oracle)(
         searched, tuner, objective, trials, recipe.seed, searched.start(recipe),
         math.inf if hours is None else time.time() + 3600 * hours,
+        hyperband.bracket_rungs(recipe) if tuner == "hyperband" else (),
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         if role:
@@ -139,6 +140,8 @@ def _check(recipe, trials, hours, tuner, space, folds, role) -> Space:
     if role not in (None, "chief", "worker"):
         raise RecipeError(f"A role is chief or worker; got {role!r}.")
     searched = Space.parse(space)
+    if tuner == "hyperband" and hyperband.KEY in {d.key for d in searched.dimensions}:
+        raise RecipeError(f"Hyperband sets {hyperband.KEY}; leave it out of the space.")
     for point in searched.corners():
         choices.check_recipe(override(recipe, point))
     return searched

@@ -74,13 +74,13 @@ def importance(oracle: Oracle, rows: list[dict[str, Any]]) -> dict[str, float]:
 
     A key's columns are shuffled together, on the trials themselves; the rise of the squared error,
     over the variance of the scores, is its importance. Of few trials it says little. Empty for
-    fewer than four successful ones.
+    fewer than four successful ones, and for Hyperband's, whose lengths differ.
     """
     from sklearn.ensemble import RandomForestRegressor
 
     done = [row for row in rows if row["error"] is None]
     scores = np.array([row["score"] for row in done])
-    if len(done) < 4 or np.ptp(scores) == 0:
+    if len(done) < 4 or np.ptp(scores) == 0 or oracle.rungs:
         return {}
     x = np.array([oracle.space.encode(row["values"]) for row in done])
     forest = RandomForestRegressor(_TREES, random_state=oracle.seed).fit(x, scores)

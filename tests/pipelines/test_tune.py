@@ -15,6 +15,7 @@ import pytest
 
 from epochal.pipelines import Recipe, Run, RunError, override, tune
 from epochal.pipelines.cli import _main
+from epochal.pipelines.hyperband import bracket_rungs
 from epochal.pipelines.oracle import Oracle
 from epochal.pipelines.recipe import Algorithm, Choice, Data, RecipeError
 from epochal.pipelines.space import Space
@@ -164,6 +165,42 @@ def test_a_search_that_was_killed_proposes_what_it_would_have(tuner, tmp_path):
         tell(again, resumed, training)
         assert again.start_order == sorted(again.start_order)
     assert search(again, training) == whole
+
+
+def test_hyperband_trains_the_best_third_longer(tmp_path):
+    rungs = bracket_rungs(iris(epochs=9))
+    assert [(len(rung.trials), rung.epochs) for rung in rungs] == [
+        (9, 1), (3, 3), (1, 9), (5, 3), (1, 9), (3, 9),
+    ]  # fmt: skip
+    space = Space.parse(["x=float(0,1)"])
+
+    def made():
+        oracle = Oracle(space, "hyperband", keras_tuner.Objective("loss", "min"), 25, 0,
+                        rungs=rungs)  # fmt: skip
+        oracle._set_project_dir(str(tmp_path), "oracle")
+        return oracle
+
+    def loss(point):
+        if point["x"] > 0.9:
+            raise RuntimeError("failed")
+        return abs(point["x"] - 0.5) + 1 / point["algorithm.epochs"]
+
+    oracle = made()
+    for _ in range(11):
+        tell(oracle, ask(oracle), loss)
+    lost = ask(oracle)
+    oracle = made()
+    oracle.reload()
+    points, scores = search(oracle, loss)
+    assert oracle.trials[lost.trial_id].hyperparameters.values == lost.hyperparameters.values
+    assert [p["algorithm.epochs"] for p in points[:13]] == [1] * 9 + [3] * 3 + [9]
+    first = sorted((score, p["x"]) for score, p in zip(scores[:9], points, strict=False) if score)
+    assert [p["x"] for p in points[9:12]] == [x for _, x in first[:3]]
+    assert points[12]["x"] == first[0][1]
+    assert points[22]["algorithm.epochs"] == 1  # the brackets begin again
+    assert len({json.dumps(p, sort_keys=True) for p in points}) == 25
+    with pytest.raises(RecipeError, match="must be 3 or more; iris has 2"):
+        bracket_rungs(iris())
 
 
 def test_what_is_better_upwards_is_searched_upwards(tmp_path):
