@@ -149,11 +149,10 @@ class Oracle(keras_tuner.Oracle):
             if not free or self.tuner == "grid":
                 return free[0] if free else None
         if self.tuner == "bayesian":
-            x, y = self._observed()
-            if len(y) >= self.initial:
-                # On matrices this small, threads only wait for each other.
-                with threadpool_limits(1):
-                    return self._best(number, free, known, x, y)
+            # On matrices this small, threads only wait for each other.
+            with threadpool_limits(1):
+                if surrogate := self.surrogate():
+                    return self._best(number, free, known, surrogate)
         return free[0] if free else self._spread(number, known)
 
     @property
@@ -198,10 +197,14 @@ class Oracle(keras_tuner.Oracle):
         y = np.where(np.isposinf(y), scored.max(), y)
         return x, np.where(np.isnan(y), scored.mean(), y)
 
-    def _best(self, number, free, known, x, y) -> dict[str, Any]:
+    def surrogate(self) -> Surrogate | None:
+        """The Gaussian process that the next trial is chosen by; None for the first ones."""
+        x, y = self._observed()
+        return Surrogate(x, y) if len(y) >= self.initial else None
+
+    def _best(self, number, free, known, surrogate) -> dict[str, Any]:
         """The point of the largest expected improvement."""
         draw = self._draw(number, "candidates")
-        surrogate = Surrogate(x, y, int(draw.integers(2**31)))
 
         def rank(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
             points = [p for name, p in {_name(p): p for p in points}.items() if name not in known]

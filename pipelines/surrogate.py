@@ -10,6 +10,7 @@ lengths of their own are fitted to chance (Hartmann's function of six variables 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -24,16 +25,14 @@ class Surrogate:
     Args:
         x: [n, columns], on [0, 1].
         y: [n], finite.
-        seed: of the restarts of the fit.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, seed: int):
-        self.y = normal_scores(y)
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self.shape = normal_scores(y)
+        self.y = self.shape(y)
         kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(0.5, (0.05, 10.0), nu=2.5)
         kernel += WhiteKernel(1e-3, (1e-6, 0.3))
-        self.process = GaussianProcessRegressor(
-            kernel, normalize_y=False, n_restarts_optimizer=0, random_state=seed
-        )
+        self.process = GaussianProcessRegressor(kernel)
         with warnings.catch_warnings():  # a length at its bound is an answer, not a fault
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.process.fit(x, self.y)
@@ -53,22 +52,23 @@ class Surrogate:
         return deviation * (gap * stats.norm.cdf(gap) + stats.norm.pdf(gap))
 
 
-def normal_scores(y: np.ndarray) -> np.ndarray:
-    """Losses [n] made more alike to a normal sample, with mean 0 and variance 1.
+def normal_scores(y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes losses [n] more alike to a normal sample, with mean 0 and variance 1: a rising
+    function of losses.
 
     The Yeo-Johnson transformation draws in the long tail that nearly diverged trainings leave,
     which would otherwise flatten everything else.
     """
     y = np.asarray(y, np.float64)
-    spread = y.std()
-    if len(y) < 3 or not spread > 1e-12 * max(1.0, np.abs(y).max()):
-        return y - y.mean()
-    centred = (y - np.median(y)) / spread
-    # Larger outliers would drive the transformation itself.
-    quarter = np.subtract(*np.percentile(centred, [75, 25])) or 1.0
-    centred = np.clip(centred / quarter, None, 10.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        shaped, _ = stats.yeojohnson(centred)
-    shaped = shaped if np.isfinite(shaped).all() and shaped.std() > 0 else centred
-    return (shaped - shaped.mean()) / (shaped.std() or 1.0)
+    middle, spread = np.median(y), np.subtract(*np.percentile(y, [75, 25]))
+    spread = spread or y.std()
+    if len(y) < 3 or not y.std() > 1e-12 * max(1.0, np.abs(y).max()):
+        return lambda losses: np.asarray(losses, np.float64) - y.mean()
+
+    def clipped(losses: np.ndarray) -> np.ndarray:
+        # Larger outliers would drive the transformation itself.
+        return np.clip((np.asarray(losses, np.float64) - middle) / spread, None, 10.0)
+
+    power = stats.yeojohnson_normmax(clipped(y))
+    shaped = stats.yeojohnson(clipped(y), power)
+    return lambda losses: (stats.yeojohnson(clipped(losses), power) - shaped.mean()) / shaped.std()
