@@ -26,7 +26,7 @@ from .arguments import Directory, Positional, RecipeName, RunName, UsageError, c
 from .recipe import RecipeError, keys
 from .terminal import load_tensorflow, log_to, new_console, print_json, say
 
-_OF_RECIPES = ("train", "show", "crossval", "ensemble", "ablate", "tune")
+_OF_RECIPES = ("train", "show", *study_verbs.VERBS)
 _KINDS = ("models", "recipes", "data", "ops", "losses", "optimizers", "schedules")
 
 
@@ -274,10 +274,7 @@ VERBS = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
-    "crossval": study_verbs.crossval,
-    "ensemble": study_verbs.ensemble,
-    "ablate": study_verbs.ablate,
-    "tune": study_verbs.tune,
+    **study_verbs.VERBS,
     "bench": bench,
     "completion": completion,
 }
@@ -307,7 +304,7 @@ def _main(arguments: list[str]) -> int:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
         again = "; the same command goes on from the last complete epoch"
-        say("interrupted" + again * (arguments[0] == "train"))
+        say("interrupted" + again * (arguments[0] in ("train", *study_verbs.VERBS)))
         return 130
     except UsageError as error:
         usage = f"epochal {arguments[0]}" if arguments[0] in VERBS else "epochal"

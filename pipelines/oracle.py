@@ -32,6 +32,7 @@ from .surrogate import Surrogate
 TUNERS = ("bayesian", "hyperband", "random", "grid")
 GRID = 5  # values that a range is cut into
 _CANDIDATES = 500
+_ATTEMPTS = 1_000  # draws of nothing new after which a space counts as exhausted
 _HOPELESS = 10  # failures after which a search without any success ends
 
 
@@ -160,8 +161,9 @@ class Oracle(keras_tuner.Oracle):
         """Finished trials before the Gaussian process chooses."""
         return min(2 * self.space.dimensionality + 2, 10)
 
-    def _spread(self, number: int, known: set[str]) -> dict[str, Any]:
-        """Point ``number`` of a scrambled Sobol sequence, which fills the space evenly."""
+    def _spread(self, number: int, known: set[str]) -> dict[str, Any] | None:
+        """Point ``number`` of a scrambled Sobol sequence, which fills the space evenly; a random
+        one where that is known; None where all are, as in a range of a few rounded numbers."""
         if self.tuner == "bayesian":
             sobol = qmc.Sobol(self.space.dimensionality, rng=self._draw(0, "sobol"))
             if number:
@@ -169,10 +171,11 @@ class Oracle(keras_tuner.Oracle):
             if _name(values := self.space.decode(sobol.random(1)[0])) not in known:
                 return values
         draw = self._draw(number, "random")
-        while True:
+        for _ in range(_ATTEMPTS):
             values = self.space.decode(draw.random(self.space.dimensionality))
             if _name(values) not in known:
                 return values
+        return None
 
     def _observed(self) -> tuple[np.ndarray, np.ndarray]:
         """Encoded points and losses, lower better, of what has ended and, at a guess, of what has
@@ -202,12 +205,14 @@ class Oracle(keras_tuner.Oracle):
         x, y = self._observed()
         return Surrogate(x, y) if len(y) >= self.initial else None
 
-    def _best(self, number, free, known, surrogate) -> dict[str, Any]:
-        """The point of the largest expected improvement."""
+    def _best(self, number, free, known, surrogate) -> dict[str, Any] | None:
+        """The point of the largest expected improvement; None where all are known."""
         draw = self._draw(number, "candidates")
 
         def rank(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
             points = [p for name, p in {_name(p): p for p in points}.items() if name not in known]
+            if not points:
+                return []
             gains = surrogate.expected_improvement(np.array([self.space.encode(p) for p in points]))
             return [points[i] for i in np.argsort(-gains, kind="stable")]
 
@@ -224,7 +229,7 @@ class Oracle(keras_tuner.Oracle):
             moved = np.where(draw.random(around.shape) < 0.5, moved, around)
             near = [self.space.decode(row) for row in np.clip(moved, 0, 1)]
             ranked = rank([*ranked[:5], *near])
-        return ranked[0]
+        return ranked[0] if ranked else None
 
     # --------------------------------------------------------------------------- ends of trials
 

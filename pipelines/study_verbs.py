@@ -174,6 +174,9 @@ def tune(
     console.print(f"epochal train {result['best_recipe']}", highlight=False, soft_wrap=True)
 
 
+VERBS = {"crossval": crossval, "ensemble": ensemble, "ablate": ablate, "tune": tune}
+
+
 def _study(function, recipe: str, overrides, as_json: bool, *arguments, **options):
     """Runs a study of many runs with progress; prints it as JSON and returns None, if asked."""
     changed = changed_recipe(recipe, overrides) if recipe else None

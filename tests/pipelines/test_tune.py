@@ -128,6 +128,10 @@ def test_no_point_is_proposed_twice_and_a_small_space_ends(tmp_path):
         points, _ = search(oracle, lambda point: point.get("b", 2.5))
         assert len({json.dumps(p) for p in points}) == len(points) == 5
         assert oracle.stopped.startswith("all 5 points of the ")
+    narrow = Space.parse(["a=float(1,1.013)"])  # 14 numbers of four digits
+    oracle = Oracle(narrow, "bayesian", keras_tuner.Objective("loss", "min"), 50, 0)
+    oracle._set_project_dir(str(tmp_path / "narrow"), "oracle")
+    assert len(search(oracle, lambda point: point["a"])[0]) == 14
     points, _ = search(oracle_of("branin", "bayesian", tmp_path / "b"), lambda point: 1.0)
     assert len({json.dumps(p) for p in points}) == 25
 
