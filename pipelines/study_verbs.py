@@ -159,10 +159,11 @@ def tune(
         new_console().print(f"trained {result['trials']} trials", highlight=False)
         return
     console, best, start = new_console(), result["best"], result["start"]
+    known = start is not None and start["score"] is not None
     console.print(
         f"best of {len(result['trials'])} trials: number {best['trial']}, {result['objective']} "
         f"{best['score']:.4g}"
-        + (f", the recipe as it stands {start['score']:.4g}" if start and start["score"] else ""),
+        + (f", the recipe as it stands {start['score']:.4g}" if known else ""),
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     for key, value in best["values"].items():

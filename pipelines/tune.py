@@ -38,6 +38,10 @@ from .space import Space
 from .train import train
 
 log = logging.getLogger(__name__)
+# Keys that change which examples are asked, or what for: scores would not compare, and the test
+# split could end up in training.
+_FIXED = ("source", "validation_fraction", "test_fraction", "split", "split_seed", "folds", "fold",
+          "validation_folds", "validation_fold", "target", "text", "task")  # fmt: skip
 
 
 def tune(
@@ -90,7 +94,7 @@ def tune(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     space = list(space) or search_space(recipe.name)
     searched = _check(recipe, trials, hours, tuner, space, folds, role)
-    objective = _objective(recipe, objective, data)
+    objective = _objective(recipe, objective, searched, data)
     plan = {
         "recipe": recipe.model_dump(mode="json"),
         "space": space,
@@ -142,12 +146,18 @@ def _check(recipe, trials, hours, tuner, space, folds, role) -> Space:
     searched = Space.parse(space)
     if tuner == "hyperband" and hyperband.KEY in {d.key for d in searched.dimensions}:
         raise RecipeError(f"Hyperband sets {hyperband.KEY}; leave it out of the space.")
+    for dimension in searched.dimensions:
+        if dimension.key in {f"data.{key}" for key in _FIXED}:
+            raise RecipeError(
+                f"{dimension.key} cannot be searched: it changes the examples or the question that "
+                "trials are compared on."
+            )
     for point in searched.corners():
         choices.check_recipe(override(recipe, point))
     return searched
 
 
-def _objective(recipe: Recipe, name: str | None, data: Any) -> keras_tuner.Objective:
+def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner.Objective:
     """The objective with its direction. Raises RecipeError for one that no run records."""
     dataset = load(recipe.data, data)
     loss = choices.build_loss(recipe.loss)
@@ -166,6 +176,11 @@ def _objective(recipe: Recipe, name: str | None, data: Any) -> keras_tuner.Objec
         raise RecipeError(
             f"--objective {name!r} is no validation quantity that {recipe.name} records.{hint} "
             f"There are {', '.join(known)}."
+        )
+    if name == "val_loss" and any(d.key.split(".")[0] == "loss" for d in space.dimensions):
+        raise RecipeError(
+            "The values of different losses do not compare: give an --objective other than "
+            f"val_loss. There are {', '.join(known)}."
         )
     upwards = studies.higher_is_better(name.removeprefix("val_"))
     return keras_tuner.Objective(name, "max" if upwards else "min")
