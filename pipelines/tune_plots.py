@@ -11,6 +11,10 @@ import numpy as np
 from .canvas import BLUE, GREY, ORANGE, PALE, RED, STYLE, new_figure, save, shorten
 from .space import Dimension, Space
 
+# Ticks between lines: on white, so that they can be read.
+_PLATE = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
+_SMALL = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 5, "bbox": _PLATE}
+
 
 def progress(rows: list[dict[str, Any]], name: str, upwards: bool, path: Path) -> None:
     """Each trial's score, the best so far, and where trials failed."""
@@ -60,10 +64,10 @@ def parallel(
         for place, dimension in enumerate(space.dimensions):
             axes.axvline(place, color=PALE, linewidth=1, zorder=0)
             for height, text in _ticks(dimension):
-                axes.text(place + 0.04, height, text, fontsize=8, color=GREY, va="center")
+                axes.text(place + 0.05, height, text, **_SMALL)
         for height in (0, 0.5, 1):
-            axes.text(places[-1] + 0.04, height, f"{low + height * np.ptp(scores):.4g}", fontsize=8,
-                      color=GREY, va="center")  # fmt: skip
+            value = low + height * np.ptp(scores)
+            axes.text(places[-1] + 0.05, height, f"{value:.4g}", **_SMALL)
         axes.axvline(places[-1], color=PALE, linewidth=1, zorder=0)
         labels = [_label(dimension) for dimension in space.dimensions]
         axes.set_xticks(places, [*labels, name.replace("_", " ")])
