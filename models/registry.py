@@ -32,7 +32,7 @@ class ModelEntry:
     """Where it was published: authors, title, section or table."""
     task: str
     """What it is for: "classification", "regression", "forecasting", "language-model",
-    "translation", "control"; several are joined by "/"."""
+    "translation", "control", "generation"; several are joined by "/"."""
     parameters: int
     """Trainable weights of the model that ``create_model(name, **example)`` builds."""
     summary: str
@@ -334,6 +334,27 @@ MODELS: dict[str, ModelEntry] = {
         summary="the same for observations that are a few numbers",
         example={"input_shape": (4,), "num_classes": 2},
     ),
+    "gan": ModelEntry(
+        module="gan",
+        symbol="gan",
+        year=2014,
+        paper="Goodfellow et al.: Generative adversarial nets (2014)",
+        task="generation",
+        parameters=3_735_425,
+        summary="a generator and a discriminator that learn from each other, of dense layers",
+        example={"input_shape": (28, 28, 1)},
+    ),
+    "dcgan": ModelEntry(
+        module="gan",
+        symbol="dcgan",
+        year=2015,
+        paper="Radford, Metz, Chintala: Unsupervised representation learning with deep "
+        "convolutional generative adversarial networks (2015), figure 1",
+        task="generation",
+        parameters=23_188_868,
+        summary="the same of strided convolutions, with batch normalisation",
+        example={"input_shape": (64, 64, 3)},
+    ),
 }
 
 # name -> (module under epochal.models, symbol, one line)
@@ -353,6 +374,11 @@ LOSSES: dict[str, tuple[str, str, str]] = {
     "poisson": ("losses", "PoissonNLL", "likelihood of a Poisson distribution: counts"),
     "categorical": ("losses", "CategoricalNLL", "likelihood of classes; equals cross-entropy"),
     "gaussian-mixture": ("losses", "GaussianMixtureNLL", "likelihood of several normals mixed"),
+    "minimax": ("gan_losses", "Minimax", "GAN: the game of the paper"),
+    "non-saturating": ("gan_losses", "NonSaturating", "GAN: its generator maximises log D"),
+    "least-squares": ("gan_losses", "LeastSquares", "GAN: squared distances to 1 and 0"),
+    "hinge": ("gan_losses", "Hinge", "GAN: margins of 1"),
+    "wasserstein-gp": ("gan_losses", "WassersteinGP", "GAN: earth mover's distance, smooth critic"),
 }
 
 OPTIMIZERS: dict[str, tuple[str, str, str]] = {
