@@ -22,7 +22,8 @@ from .run import RunError, appearing, write_history
 
 def state_variables(model) -> list:
     """Every variable that decides how training goes on: weights, seeds, optimizer, metrics."""
-    return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    further = getattr(model, "further_state", ())  # of a second optimizer, for example
+    return [*model.variables, *model.optimizer.variables, *model.metrics_variables, *further]
 
 
 def save_checkpoint(path: Path, arrays: list[np.ndarray], about: dict[str, Any]) -> None:

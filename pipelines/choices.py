@@ -125,6 +125,16 @@ def build_model(recipe: Recipe, dataset, loss):
             f"`loss` {recipe.loss.name!r} needs several outputs for a value; DQN has one for each "
             "action. Choose huber, as its authors, or mse."
         )
+    if (registry.MODELS[recipe.model.name].task == "generation") != (dataset.task == "generation"):
+        raise RecipeError(
+            f"`model` {recipe.model.name!r} and `data.task` {dataset.task!r} do not go together: "
+            'set data.task to "generation" for gan and dcgan, and for no other model.'
+        )
+    if dataset.task == "generation" and recipe.algorithm.ema:
+        raise RecipeError(
+            "algorithm.ema averages the discriminator, which answers nothing. Set model.average, "
+            "the running mean of the generator."
+        )
     try:
         supplied = {k: v for k, v in known.items() if k in takes}
         return factory(**supplied, **recipe.model.options)

@@ -153,20 +153,22 @@ def train(
 
 
 def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] = "test",
-             video: bool = False, json: bool = False) -> None:  # fmt: skip
+             video: bool = False, features: Directory = None,
+             json: bool = False) -> None:  # fmt: skip
     """Measure a run on a split, with 95% intervals and pictures.
 
     Args:
         run: a run directory.
         split: which examples; test is for the end, after every choice.
         video: for environments: draw an episode too, as a GIF.
+        features: for generators of images: the run of a classifier of such images.
         json: print JSON.
     """
     load_tensorflow()
     from .evaluate import evaluate as evaluate_
     from .run import plain
 
-    result = plain(evaluate_(run, split, None, video))
+    result = plain(evaluate_(run, split, None, video, features))
     if json:
         print_json(result)
         return
@@ -186,11 +188,12 @@ def predict(
     *,
     json: bool = False,
 ) -> None:
-    """Answer for image files, the rows of a CSV file, or standard input (-).
+    """Answer for image files, the rows of a CSV file, or standard input (-); for seeds of samples.
 
     Args:
         run: a run directory.
-        inputs: image files, one CSV file with a header, or - for standard input.
+        inputs: image files, one CSV file with a header, or - for standard input; of generators
+            seeds such as 0 1 2, or SEED:CLASS.
         json: print one JSON object a line.
     """
     if not inputs:

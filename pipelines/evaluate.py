@@ -23,7 +23,7 @@ forecasting                see :mod:`.forecasts`
 ========================== =====================================================================
 
 Those of language models and translations stand in :mod:`.texts`, those of environments in
-:mod:`.control`.
+:mod:`.control`, those of generators in :mod:`.generated_samples`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,16 @@ import tensorflow as tf
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from ..models import losses
-from . import control, forecast_plots, forecasts, gallery, pictures, plots, texts
+from . import (
+    control,
+    forecast_plots,
+    forecasts,
+    gallery,
+    generated_samples,
+    pictures,
+    plots,
+    texts,
+)
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -56,7 +65,11 @@ _CELLS = 2**21  # resampled indices held at a time: 16 MiB, and a few times that
 
 
 def evaluate(
-    run: Run | str | os.PathLike, split: str = "test", data: Any = None, video: bool = False
+    run: Run | str | os.PathLike,
+    split: str = "test",
+    data: Any = None,
+    video: bool = False,
+    features: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Measures a finished run on a split; writes evaluation-<split>.json and pictures.
 
@@ -70,6 +83,8 @@ def evaluate(
         split: "test", "validation" or "train".
         data: for runs trained on arrays from Python: the same arrays.
         video: for environments: also write plots/episode.gif, an episode as the model plays it.
+        features: for generators of images: the run of a classifier of the same images, by whose
+            last layer samples are compared with the split.
 
     Returns:
         ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
@@ -98,7 +113,9 @@ def evaluate(
         )
     if video and dataset.task != "control":
         raise RunError(f"A video is of an episode; {run.recipe.data.source} is not played.")
-    result, predictions = measure(model, run.loss, dataset, split)
+    if features is not None and dataset.task != "generation":
+        raise RunError(f"Features are for generators; {run.path} is a run for {dataset.task}.")
+    result, predictions = measure(model, run.loss, dataset, split, features)
     write_json(run.path / f"evaluation-{split}.json", result)
     # The trainer's plots in plots/ are those of the test split.
     plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
@@ -108,7 +125,9 @@ def evaluate(
     return result
 
 
-def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, Any], dict]:
+def measure(
+    model: keras.Model, loss, dataset, split: str, features: str | os.PathLike | None = None
+) -> tuple[dict[str, Any], dict]:
     """Predicts a split and computes its metrics with intervals.
 
     Args:
@@ -116,6 +135,7 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
         loss: a loss of :mod:`epochal.models.losses`.
         dataset: as :func:`epochal.pipelines.data.load` gives it.
         split: one of ``dataset.sizes``.
+        features: as in :func:`evaluate`.
 
     Returns:
         (result as in :func:`evaluate`, of forecasts with what :func:`.forecasts.measure` adds;
@@ -125,6 +145,8 @@ def measure(model: keras.Model, loss, dataset, split: str) -> tuple[dict[str, An
         return texts.measure(model, dataset, split)
     if dataset.task == "control":
         return control.measure(model, dataset, split)
+    if dataset.task == "generation":
+        return generated_samples.measure(model, loss, dataset, split, features)
     predictions = predict_split(model, loss, dataset, split)
     if dataset.task == "forecasting":
         return forecasts.measure(dataset, split, predictions), predictions
@@ -357,6 +379,9 @@ PICTURES = {
     "attention.png": "what is looked at while a translation is written",
     "returns.png": "how well episodes go, one by one",
     "episode.gif": "an episode, played by the model",
+    "samples.png": "what is made of the first seeds, or made and real points",
+    "interpolation.png": "ways from one sample to another",
+    "neighbours.png": "samples, and below each the nearest training images",
     "residuals.png": "predicted and true values, and their differences",
     "forecasts.png": "a good, a middling and a bad forecast, and what happened",
     "error_by_horizon.png": "how the error grows with the distance, beside naive forecasts",
@@ -387,6 +412,8 @@ def report(
         forecast_plots.draw(dataset, result, predictions, directory)
     if dataset.task == "control":
         control.report(predictions, directory)
+    if dataset.task == "generation":
+        generated_samples.report(model, dataset, predictions, directory)
     if dataset.task not in ("classification", "regression"):
         return
     target = dataset.targets(split).reshape(-1)

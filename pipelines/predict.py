@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from . import ahead
+from . import ahead, served_samples
 from .data import SourceError, delimited, table
 from .data.source import nearest
 from .data.text import texts_of
@@ -44,6 +44,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - text: a string or several; one that is the path of a file (.txt, or a table with the
               column of training) stands for its lines or rows, "-" for those of standard input;
             - an environment: observations, an array [n,...] or one of them, or .npy files of such;
+            - a generator: seeds, whole numbers, or "SEED:CLASS" where it is conditional;
             - numbers: an array [n,f] or [f], or such a CSV file, its columns by name where the
               names of training are known, else in order; sequences: an array [n,t,f] or [t,f];
             - a series: a CSV file with time stamps, whose values are forecast from where they end
@@ -57,6 +58,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
               "class_id", "probability"}];
             - regression: ``prediction`` and, where the model has them, ``stddev``, ``quantiles``;
             - environments: ``action``, counted from 0, and ``q_values``;
+            - generators: ``file``, a PNG in the run directory, or of points ``features``;
             - translation: ``translation`` and ``score``; a language model: ``text``;
             - KNN also ``neighbors``, nearest first: [{"id": position in the order of storing,
               "distance"}];
@@ -75,6 +77,9 @@ def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any
     run = run if isinstance(run, Run) else Run(run)
     served = Served.of(run)
     kind = run.dataset["kind"]
+    if run.dataset["task"] == "generation":
+        yield from served_samples.predict(run, served, inputs)
+        return
     if kind == "series":
         for window in _windows(inputs, run):
             yield from ahead.answers(served, run, window)

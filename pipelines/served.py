@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import forecasts, served_text
+from . import forecasts, served_samples, served_text
 from .data import SourceError, load
 from .run import Run, RunError
 
@@ -109,7 +109,9 @@ class Served(tf.Module):
     @classmethod
     def of(cls, run: Run) -> Served:
         """The functions of a finished run."""
-        return cls(run.model, run.loss, run.preprocess, run.dataset)
+        generates = run.dataset["task"] == "generation"  # it answers to no example
+        preprocess = served_samples.Seeds(run.model) if generates else run.preprocess
+        return cls(run.model, run.loss, preprocess, run.dataset)
 
     @cached_property
     def signatures(self) -> dict[str, Any]:
@@ -124,6 +126,8 @@ def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
     """x [n, ...] -> answers for classes, numbers, forecasts or observations, by name."""
     if about["task"] == "control":
         return lambda x: action_values(model, x)
+    if about["task"] == "generation":
+        return served_samples.answers(model)
     classes, scale = list(about["classes"]), about["target_scale"]
 
     def answer(x):
@@ -184,6 +188,8 @@ def examples(run: Run, data: Any = None, count: int = 4) -> tuple[dict[str, np.n
         ({input of the signature: [n, ...]}, x [n, ...], or a dictionary of such). Where the data
         cannot be opened any more, or have no examples, made-up rows and None.
     """
+    if run.dataset["task"] == "generation":
+        return served_samples.examples(run.model, count)
     names = input_names(run.preprocess.raw_signature())
     try:
         dataset = load(run.recipe.data, data)

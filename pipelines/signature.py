@@ -28,7 +28,7 @@ _MEANINGS = {
     "max_new_tokens": "how many tokens are written, at most; no more than 256",
     "temperature": "logits are divided by it; 0 takes the likeliest token each time",
     "top_k": "draw among the so many likeliest tokens; 0: among all",
-    "seed": "the same prompt and seed give the same text",
+    "seed": "the same seed and inputs give the same answer",
     "translation": "the best answer that a beam search finds",
     "score": "log-probability of the answer, divided by its length penalty",
     "probabilities": "one for each label, in the order of `labels`; they sum to 1",
@@ -40,6 +40,13 @@ _MEANINGS = {
     "quantiles": "quantiles of the target, lowest first, in its own unit",
     "neighbor_ids": "positions of the nearest examples in the order of storing; -1: none",
     "distances": "distances to them, nearest first, after preprocessing",
+    "noise": "what is drawn from a seed: numbers of a standard normal distribution",
+}
+_OF_SAMPLES = {
+    "class_id": "what is asked for: position in `labels`",
+    "image_bytes": "the image as a PNG file",
+    "image": "its pixels, 0 to 255",
+    "features": "a point, its numbers in the order of training",
 }
 
 
@@ -60,6 +67,7 @@ def describe(served: Served, run: Run, rows: dict[str, np.ndarray]) -> dict[str,
         name: value.numpy()
         for name, value in served.raw({k: tf.constant(v) for k, v in one.items()}).items()
     }
+    meanings = _MEANINGS | (_OF_SAMPLES if about["task"] == "generation" else {})
     signatures = {}
     for signature, function in served.signatures.items():
         inputs = {}
@@ -67,11 +75,13 @@ def describe(served: Served, run: Run, rows: dict[str, np.ndarray]) -> dict[str,
             for each in tf.nest.flatten(spec):
                 inputs[each.name] = {"dtype": each.dtype.name, "shape": each.shape.as_list()}
                 inputs[each.name] |= _about_input(each.name, own.get(each.name), columns)
+                if about["task"] == "generation" and each.name in _OF_SAMPLES:
+                    inputs[each.name]["meaning"] = _OF_SAMPLES[each.name]
                 if about["kind"] == "series" and signature == "serving_default":
                     inputs[each.name]["columns"] = describe_columns(run, each.name)
         outputs = {
             name: {"dtype": value.dtype.name, "shape": value.shape.as_list()}
-            | ({"meaning": _MEANINGS[name]} if name in _MEANINGS else {})
+            | ({"meaning": meanings[name]} if name in meanings else {})
             for name, value in function.structured_outputs.items()
         }
         signatures[signature] = {"inputs": inputs, "outputs": outputs}

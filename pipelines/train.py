@@ -106,14 +106,18 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
         )
     plan = Plan(recipe, dataset.steps_per_epoch)
     model = choices.build_model(recipe, dataset, loss)
-    model.compile(
-        # An element of an environment's data can be several optimizer steps.
-        optimizer=build_optimizer(recipe, max(plan.steps, 1) * getattr(dataset, "updates", 1)),
-        loss=loss,
-        metrics=choices.build_metrics(dataset, loss),
-        jit_compile=recipe.algorithm.jit,
-        steps_per_execution=recipe.algorithm.steps_per_execution,
-    )
+    # An element of an environment's data can be several optimizer steps.
+    optimizer = build_optimizer(recipe, max(plan.steps, 1) * getattr(dataset, "updates", 1))
+    try:
+        model.compile(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=choices.build_metrics(dataset, loss),
+            jit_compile=recipe.algorithm.jit,
+            steps_per_execution=recipe.algorithm.steps_per_execution,
+        )
+    except ValueError as error:
+        raise RecipeError(f"`model` {recipe.model} with `loss` {recipe.loss}: {error}") from None
     if plan.steps:
         _make_variables(model, dataset, recipe.seed)
 
@@ -132,6 +136,12 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     last = [plan.last_step_callback()] if plan.partial else []
     swap = [model_callbacks.SwapEMA()] if recipe.algorithm.ema else []
     validation = dataset.split("validation") if "validation" in dataset.sizes else None
+    if dataset.task == "generation":  # no loss of a game says which epoch is the best
+        from . import generated_samples, sample_pictures
+
+        validation = None
+        real, _ = generated_samples.examples(dataset, "train", 2_000)
+        extra = [sample_pictures.EpochSamples(directory / "plots" / "epochs", real), *extra]
 
     if not recorder.stopped and start_epoch < plan.epochs:
         log.info("training %s in %s from epoch %d", recipe.name, directory, start_epoch + 1)
@@ -191,6 +201,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
         if split in dataset.sizes:
             result, predictions = measure(model, loss, dataset, split)
             summary[split] = result["metrics"]
+            if "collapse" in result:
+                summary["collapse"] = result["collapse"]
             samples = result.get("samples", [])
     if "test" in dataset.sizes:
         report(model, loss, dataset, result, predictions, directory / "plots")
@@ -273,7 +285,9 @@ def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
     recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
     if dataset.task == "control":
         recorded = ["return"]
-    if "validation" in dataset.sizes:
+    if dataset.task == "generation":
+        recorded = ["loss", "generator_loss", "d_real", "d_fake"]
+    elif "validation" in dataset.sizes:
         recorded = [f"val_{name}" for name in recorded] + recorded
     if monitor not in recorded:
         near = difflib.get_close_matches(monitor, recorded, n=1, cutoff=0.3)
@@ -287,7 +301,7 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
     """Stops if the recipe says so; finds and keeps the best epoch in any case where one is."""
     settings = recipe.algorithm.early_stopping
     if settings is None:
-        if plan.epochs <= 1 or "validation" not in dataset.sizes:
+        if plan.epochs <= 1 or "validation" not in dataset.sizes or dataset.task == "generation":
             return None
         monitor = "val_return" if dataset.task == "control" else "val_loss"
         return model_callbacks.EarlyStopping(monitor, patience=plan.epochs)
@@ -309,6 +323,8 @@ def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:
 
 def _make_variables(model, dataset, seed: int) -> None:
     """Makes the variables that Keras would make late, so that a checkpoint finds them all."""
+    if dataset.task == "generation":  # compiling has made them
+        return
     model.optimizer.build(model.trainable_variables)
     if dataset.task == "control":  # the metrics are the model's; an example would be acted for
         return

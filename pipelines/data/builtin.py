@@ -7,6 +7,7 @@ import numpy as np
 from . import generated
 from .adding import open_adding
 from .docstrings import open_docstrings
+from .ring import open_ring
 from .source import Rows, Source, SourceError, fingerprint, nearest
 
 # name -> (loader, origin and licence)
@@ -25,17 +26,19 @@ _SETS = {
 def open_builtin(data) -> Source:
     """``builtin:NAME``. digits: uint8 images [1797,8,8,1], the 17 gray levels spread over 0..255;
     iris, wine, breast_cancer, diabetes: features in their own units; docstrings: see
-    :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`; adding/LENGTH: see
-    :mod:`.adding`. Raises SourceError for an unknown name."""
+    :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`; ring: see
+    :mod:`.ring`; adding/LENGTH: see :mod:`.adding`. Raises SourceError for an unknown name."""
     name = data.source.partition(":")[2]
     if name.partition("/")[0] == "adding":
         return open_adding(data)
     if name.partition("/")[0] in generated.NAMES:
         return generated.open_generated(name)
+    if name == "ring":
+        return open_ring()
     if name == "docstrings":
         return open_docstrings(data.task)
     if name not in _SETS:
-        known = sorted((*_SETS, *generated.NAMES, "adding", "docstrings"))
+        known = sorted((*_SETS, *generated.NAMES, "adding", "docstrings", "ring"))
         raise SourceError(
             f"There is no built-in set {name!r}. {nearest(name, known)}They are {', '.join(known)}."
         )

@@ -30,12 +30,15 @@ _KIND_OF_SCHEME = {
 }
 
 
+_NOT_PIXELS = frozenset({"scale", "standardize", "flatten"})
+
+
 class Dataset:
     """Three splits and the code between them and the model. Made by :func:`load`.
 
     Attributes:
         task: "classification", "regression", "unlabelled", "language-model" or "translation";
-            "forecasting" of series.
+            "forecasting" of series; "generation" where data.task says so.
         kind: "image", "features", "columns", "text" or "pairs"; "series" for
             :class:`.forecasting.SeriesDataset`.
         classes: names by class id; () unless classification.
@@ -53,6 +56,9 @@ class Dataset:
     def __init__(self, data: Data, source: Source):
         self._data, self.about = data, source.about
         self.task, self.kind, self.classes = source.task, source.kind, source.classes
+        if data.task == "generation":
+            self.task = "generation"
+            _check_generation(data, source)
         self.target_name = source.target_name
         self._by_time = source.in_time if data.split is None else data.split == "time"
         self._indices = _split(data, source, self._by_time)  # split -> (split of the source, rows)
@@ -87,6 +93,7 @@ class Dataset:
             "classification": len(self.classes),
             "regression": 1,
             "unlabelled": 0,
+            "generation": len(self.classes),
         }.get(self.task, self.vocabulary_size)
         self.steps_per_epoch = math.ceil(self.sizes.get("train", 0) / data.batch_size)
 
@@ -274,6 +281,23 @@ def load(data: Data, arrays: Any = None) -> Dataset:
 
         return SeriesDataset(data, source)
     return Dataset(data, source)
+
+
+def _check_generation(data: Data, source: Source) -> None:
+    """What is made has to be given back in the data's own values: pixels 0..255, or points."""
+    if source.kind not in ("image", "features") or len(_inputs(source)) == 0:
+        raise SourceError(
+            f"data.task generation is for images and points; {data.source} gives {source.kind}."
+        )
+    changed = {step.name for step in chains.parse(data.ops)} & _NOT_PIXELS
+    if changed or (source.kind == "features" and data.ops):
+        raise SourceError(
+            f"data.ops ({data.ops!r}) change the values, and a generator is to make examples in "
+            "the data's own: leave out "
+            + (", ".join(sorted(changed)) + "." if changed else "the ops of points.")
+        )
+    if source.kind == "image" and _inputs(source)["dtype"] != "uint8":
+        raise SourceError("A generator makes images of pixels 0..255: give uint8 images.")
 
 
 def _no_examples(data: Data) -> Iterator:

@@ -36,7 +36,7 @@ def open_arrays(data, arrays: Any) -> Source:
     if "train" not in given:
         raise SourceError(f"Data for {', '.join(given) or 'no split'} were given, not for train.")
     pairs = {name: _pair(name, value, data.cache_mib) for name, value in given.items()}
-    task = _task(data.task, pairs)
+    task = _task(None if data.task == "generation" else data.task, pairs)
     columns = {name: _examples(name, x) for name, (x, _) in pairs.items()}
     shapes = {name: next(iter(c.values())).shape[1:] for name, c in columns.items()}
     kinds = {name: (next(iter(c)), next(iter(c.values())).dtype) for name, c in columns.items()}

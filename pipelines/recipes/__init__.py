@@ -14,7 +14,7 @@ from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
 _MODULES = (
-    "alexnet", "dqn", "gpt", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq",
+    "alexnet", "dqn", "gan", "gpt", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq",
     "transformer",
 )  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}

@@ -1,0 +1,144 @@
+"""GANs: a ring of Gaussians, digits, clothes.
+
+How good images are is measured by a classifier of the same images, trained first:
+
+    epochal evaluate RUN --features CLASSIFIER-RUN
+"""
+
+from __future__ import annotations
+
+from ..recipe import Algorithm, Choice, Data, Recipe
+from . import recipe
+
+
+@recipe
+def gan_ring() -> Recipe:
+    """Eight Gaussians in the plane: a generator that forgets some of them is seen to.
+
+    2 CPU cores. Not measured; projected: 1 minute.
+
+        epochal train gan-ring
+        epochal train gan-ring --loss minimax
+    """
+    return Recipe(
+        name="gan-ring",
+        data=Data(
+            source="builtin:ring",
+            task="generation",
+            batch_size=256,
+            validation_fraction=0.0,
+            test_fraction=0.1,
+        ),
+        model=Choice(
+            name="gan",
+            hidden=[128, 128],
+            discriminator_hidden=[128, 128],
+            pieces=1,
+            noise_size=16,
+            average=0.99,
+        ),
+        loss=Choice(name="non-saturating"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.001, beta_1=0.5),
+            steps=10_000,
+            steps_per_epoch=1_000,
+        ),
+    )
+
+
+@recipe
+def gan_digits() -> Recipe:
+    """Handwritten digits of 8x8 pixels by dense networks.
+
+    2 CPU cores. Not measured; projected: 2 minutes.
+
+        epochal train gan-digits
+    """
+    return Recipe(
+        name="gan-digits",
+        data=Data(
+            source="builtin:digits",
+            task="generation",
+            batch_size=64,
+            validation_fraction=0.0,
+        ),
+        model=Choice(
+            name="gan",
+            hidden=[256, 256],
+            discriminator_hidden=[256, 128],
+            pieces=1,
+            noise_size=32,
+            average=0.999,
+        ),
+        loss=Choice(name="non-saturating"),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.0002, beta_1=0.5),
+            steps=20_000,
+            steps_per_epoch=2_000,
+        ),
+    )
+
+
+@recipe
+def dcgan_fashion_mnist() -> Recipe:
+    """Clothes of 28x28 pixels by convolutions, with the settings of Radford et al. 2015, section 4.
+
+    2 CPU cores. Not measured; projected: 30 minutes.
+
+        epochal train dcgan-fashion-mnist
+    """
+    return _clothes(
+        "dcgan-fashion-mnist", Choice(name="non-saturating"), steps=15_000, average=0.999
+    )
+
+
+@recipe
+def cgan_fashion_mnist() -> Recipe:
+    """The same, told what to make: `epochal predict RUN 0:Sneaker 0:Bag`.
+
+    2 CPU cores. Not measured; projected: 35 minutes.
+
+        epochal train cgan-fashion-mnist
+    """
+    return _clothes(
+        "cgan-fashion-mnist",
+        Choice(name="non-saturating"),
+        steps=15_000,
+        average=0.999,
+        conditional=True,
+    )
+
+
+@recipe
+def wgan_gp_fashion_mnist() -> Recipe:
+    """The same by the earth mover's distance: Gulrajani et al. 2017, five steps of the critic.
+
+    2 CPU cores. Not measured; projected: 60 minutes.
+
+        epochal train wgan-gp-fashion-mnist
+    """
+    return _clothes(
+        "wgan-gp-fashion-mnist",
+        Choice(name="wasserstein-gp"),
+        steps=25_000,
+        rate=0.0001,
+        average=0.995,
+        critic_steps=5,
+        normalization="layer",
+    )
+
+
+def _clothes(name: str, loss: Choice, steps: int, rate: float = 0.0002, **options) -> Recipe:
+    return Recipe(
+        name=name,
+        data=Data(
+            source="tfds:fashion_mnist", task="generation", batch_size=64, validation_fraction=0.0
+        ),
+        model=Choice(name="dcgan", filters=64, discriminator_filters=32, **options),
+        loss=loss,
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=rate, beta_1=0.5),
+            steps=steps,
+            steps_per_epoch=1_000,
+        ),
+    )

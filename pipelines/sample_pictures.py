@@ -1,0 +1,109 @@
+"""Pictures of what a generator makes: grids of samples, paths between them, nearest real ones."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import keras
+import matplotlib as mpl
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from .canvas import BLUE, ORANGE, STYLE, new_figure, save
+from .run import write_atomic
+from .sample_distances import nearest_rows
+from .served_samples import answers, noise_of, samples
+
+_SIDE = 8  # samples of a grid, across and down
+_STEPS = 10  # images of a path
+_NEAREST = 3
+_PIXELS = 48  # of one image in a grid, at least, where it is smaller
+_POINTS = 2_000
+
+
+def fixed(model, side: int = _SIDE) -> np.ndarray:
+    """The samples of the first seeds, a row after the other; of a conditional model a class a
+    column."""
+    count = side * side
+    classes = model.options["num_classes"]
+    if not model.options["conditional"]:
+        return samples(model, np.arange(count))
+    ids = np.arange(count) % side % classes
+    return samples(model, np.arange(count) // side, ids)
+
+
+def grid(images: np.ndarray, path: Path, across: int = _SIDE, smallest: int = _PIXELS) -> None:
+    """Writes images uint8 [n, h, w, c] row by row into one PNG, pixels enlarged whole."""
+    count, height, width, channels = images.shape
+    scale = max(1, -(-smallest // max(height, width)))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    gap, down = 2, -(-count // across)
+    high, wide = height * scale + gap, width * scale + gap
+    sheet = np.full((down * high + gap, across * wide + gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // across * high + gap, i % across * wide + gap
+        sheet[top : top + high - gap, left : left + wide - gap] = image
+    blob = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet[..., :3]).save(blob, format="PNG")
+    write_atomic(path, blob.getvalue())
+
+
+def interpolation(model, path: Path, rows: int = 6) -> None:
+    """Ways from one noise to another on the sphere (White 2016), ten steps each; a row is a way."""
+    size = model.options["noise_size"]
+    ends = noise_of(np.arange(2 * rows), size).numpy().reshape(rows, 2, size)
+    share = np.linspace(0, 1, _STEPS)[None, :, None]
+    start, end = ends[:, :1], ends[:, 1:]
+    norms = [np.linalg.norm(z, axis=2, keepdims=True) for z in (start, end)]
+    cosine = (start * end).sum(axis=2, keepdims=True) / (norms[0] * norms[1])
+    angle = np.arccos(np.clip(cosine, -1 + 1e-6, 1 - 1e-6))
+    way = np.sin((1 - share) * angle) * start + np.sin(share * angle) * end
+    way = (way / np.sin(angle)).reshape(-1, size).astype(np.float32)
+    x: object = tf.constant(way)
+    if model.options["conditional"]:
+        ids = np.arange(rows).repeat(_STEPS) % model.options["num_classes"]
+        x = {"noise": x, "class_id": tf.constant(ids)}
+    grid(answers(model)(x)["image"].numpy(), path, across=_STEPS)
+
+
+def neighbours(images: np.ndarray, train: np.ndarray, path: Path) -> None:
+    """Samples in the first row; below each the nearest training images, by pixels."""
+    chosen = nearest_rows(images, train, min(_NEAREST, len(train)))
+    grid(np.concatenate([images, *(train[column] for column in chosen.T)]), path, len(images))
+
+
+def scatter(real: np.ndarray, made: np.ndarray, path: Path) -> None:
+    """The first two coordinates of real and generated points."""
+    figure = new_figure(4.6, 4.6)
+    with mpl.rc_context(STYLE):
+        axes = figure.add_subplot()
+        for points, colour, label in ((real, ORANGE, "real"), (made, BLUE, "generated")):
+            shown = points[:_POINTS]
+            other = shown[:, 1] if shown.shape[1] > 1 else np.zeros(len(shown))
+            axes.scatter(shown[:, 0], other, s=4, color=colour, alpha=0.4, lw=0, label=label)
+        low, high = real.min(axis=0)[:2], real.max(axis=0)[:2]
+        room = 0.25 * (high - low)
+        axes.set(xlim=(low[0] - room[0], high[0] + room[0]))
+        if len(low) > 1:
+            axes.set(ylim=(low[1] - room[1], high[1] + room[1]), aspect="equal")
+        axes.legend(loc="upper right", markerscale=3)
+        save(figure, path)
+
+
+class EpochSamples(keras.callbacks.Callback):
+    """After each epoch the samples of the same seeds: ``epoch-0001.png``, ... in a directory."""
+
+    def __init__(self, directory: Path, real: np.ndarray):
+        super().__init__()
+        self.directory, self.real = directory, real
+
+    def on_epoch_end(self, epoch, logs=None):
+        path = self.directory / f"epoch-{epoch + 1:04d}.png"
+        if self.real.ndim == 4:
+            grid(fixed(self.model), path, smallest=0)
+        else:
+            count = np.arange(1_000)
+            ids = count % max(self.model.options["num_classes"], 1)
+            scatter(self.real, samples(self.model, count, ids), path)

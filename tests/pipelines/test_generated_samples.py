@@ -1,0 +1,254 @@
+"""GANs from the recipe to the SavedModel: learning, resuming, samples, distances, bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import tensorflow as tf
+
+from epochal.pipelines import checkpoint, override
+from epochal.pipelines import sample_distances as distances
+from epochal.pipelines.data import load
+from epochal.pipelines.data.source import SourceError
+from epochal.pipelines.evaluate import evaluate
+from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.generated_samples import collapse, on_centres
+from epochal.pipelines.predict import predict
+from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
+from epochal.pipelines.recipes import get_recipe, list_recipes
+from epochal.pipelines.run import RunError
+from epochal.pipelines.train import train
+
+
+def digits(**changes) -> Recipe:
+    recipe = Recipe(
+        name="small-gan",
+        data=Data(source="builtin:digits", task="generation", batch_size=16, train_examples=64),
+        model=Choice(name="dcgan", filters=4, discriminator_filters=4, noise_size=8, average=0.9),
+        loss=Choice(name="non-saturating"),
+        algorithm=Algorithm(optimizer=Choice(name="adam", beta_1=0.5), steps=6, steps_per_epoch=2),
+    )
+    return override(recipe, changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run of a conditional DCGAN on digits, with its folder."""
+    recipe = digits(**{"model.conditional": True})
+    return train(recipe, tmp_path_factory.mktemp("gan") / "run")
+
+
+def weights(run):
+    model = run.model
+    return [w.numpy() for player in (model.generator, model.mean_generator, model.discriminator)
+            for w in player.variables]  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "loss": "wasserstein-gp",
+            "model.critic_steps": 2,
+            "model.normalization": "layer",
+            "algorithm.precision": "mixed_float16",
+        },
+    ],
+)
+def test_a_killed_run_goes_on_bit_equal(changes, tmp_path, monkeypatch):
+    recipe = digits(**changes)
+    whole = train(recipe, tmp_path / "whole")
+    save = checkpoint.Recorder._save
+
+    def save_once(self, epoch):
+        save(self, epoch)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint.Recorder, "_save", save_once)
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed")
+    monkeypatch.setattr(checkpoint.Recorder, "_save", save)
+    resumed = train(recipe, tmp_path / "killed")
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert whole.history == resumed.history
+
+
+def test_what_a_run_leaves(run):
+    test = run.metrics["test"]
+    assert {"d_real", "d_fake", "diversity"} <= set(test)
+    assert test["d_real"]["low"] <= test["d_real"]["value"] <= test["d_real"]["high"]
+    assert "val_loss" not in run.history[0]
+    plots = {str(path.relative_to(run.path / "plots")) for path in run.path.rglob("plots/**/*.png")}
+    assert plots == {
+        "learning_curves.png", "samples.png", "interpolation.png", "neighbours.png",
+        "epochs/epoch-0001.png", "epochs/epoch-0002.png", "epochs/epoch-0003.png",
+    }  # fmt: skip
+
+
+def test_the_export_is_a_function_of_seed_and_class(run):
+    directory = export(run)  # compared with the Keras model in a process with TensorFlow alone
+    seeds, ids = np.array([7, 7, -3, 7]), np.array([1, 2, 1, 1])
+    request = {"serving_default/seed": seeds, "serving_default/class_id": ids}
+    answer = ask_alone([directory], [request])[0]
+    image = answer["serving_default/image"]
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 8, 8, 1)
+    np.testing.assert_array_equal(image[0], image[3])
+    assert np.abs(image[0].astype(int) - image[1]).max() > 1
+    assert np.abs(image[0].astype(int) - image[2]).max() > 1
+    files = answer["serving_default/image_bytes"]
+    np.testing.assert_array_equal(tf.io.decode_png(files[1]).numpy(), image[1])
+    described = json.loads((directory / "signature.json").read_text())
+    assert set(described["signatures"]["serving_default"]["inputs"]) == {"seed", "class_id"}
+    assert described["labels"] == [str(i) for i in range(10)]
+    with pytest.raises(RunError, match="class_id must be 0 to 9"):
+        ask_alone([directory], [request | {"serving_default/class_id": ids + 9}])
+
+
+def test_predict_writes_pngs_and_names_them(run):
+    found = predict(run, ["0:3", "5:7"])
+    assert [one["input"] for one in found] == ["0:3", "5:7"]
+    images = [tf.io.decode_png(Path(one["file"]).read_bytes()) for one in found]
+    assert images[0].shape == (8, 8, 1)
+    again = predict(run, "5:7")[0]["file"]
+    assert again == found[1]["file"]
+    for bad, words in (("x", "no seed"), ("1", "names no class"), ("1:11", "names no class")):
+        with pytest.raises(SourceError, match=words):
+            predict(run, [bad])
+
+
+def test_features_of_a_classifier_give_distances(run, tmp_path):
+    classifier = train(
+        Recipe(
+            name="classifier",
+            data=Data(source="builtin:digits", ops="scale"),
+            model=Choice(name="mlp", hidden=[16]),
+            loss=Choice(name="cross-entropy"),
+            algorithm=Algorithm(optimizer=Choice(name="adam", learning_rate=0.01), epochs=3),
+        ),
+        tmp_path / "classifier",
+    )
+    metrics = evaluate(run, "test", features=classifier.path)["metrics"]
+    assert metrics["frechet"]["value"] > 1
+    assert metrics["kernel"]["value"] > 0.01
+    with pytest.raises(RunError, match="cannot tell how good images"):
+        evaluate(run, "test", features=run.path)
+    with pytest.raises(RunError, match="Features are for generators"):
+        evaluate(classifier, "test", features=classifier.path)
+
+
+def test_frechet_equals_the_root_of_matrices():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(60, 5)) @ draw.normal(size=(5, 5)), draw.normal(1, 2, size=(50, 5))
+    one, two = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(one @ two).real
+    right = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(one + two - 2 * root)
+    assert distances.frechet(x, y) == pytest.approx(right, rel=1e-6)
+    assert distances.frechet(x, x) == pytest.approx(0, abs=1e-6)
+    shifted = distances.frechet(x, x + np.array([3.0, 0, 0, 0, 0]))
+    assert shifted == pytest.approx(9, rel=1e-6)
+
+
+def test_the_kernel_distance_equals_its_double_loop():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(7, 3)), draw.normal(1, 1, size=(7, 3))
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    total = 0.0
+    for i in range(7):
+        for j in range(7):
+            if i != j:
+                total += (k(x[i], x[j]) + k(y[i], y[j])) / (7 * 6)
+            total -= 2 * k(x[i], y[j]) / 49
+    assert distances.kernel_distance(x, y) == pytest.approx(total, rel=1e-9)
+
+
+def test_diversity_and_collapse():
+    real = np.random.default_rng(0).normal(size=(100, 4))
+    assert distances.diversity(real, 0.5 * real) == pytest.approx(0.5)
+    assert "has collapsed" in collapse(distances.diversity(real, np.ones((50, 4))), 1.3)
+    assert "teaches the generator nothing" in collapse(0.9, 0.001)
+    assert collapse(0.9, 1.386) is None
+    assert collapse(0.9, None) is None
+
+
+def test_modes_are_counted_by_good_samples():
+    ring = load(Data(source="builtin:ring", task="generation"))
+    centres, deviation = np.array(ring.about["centres"]), ring.about["deviation"]
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 2)
+    points = np.concatenate([np.repeat(centres[:6], 100, axis=0), np.repeat(centres[6:7], 5, 0)])
+    points = np.concatenate([points, np.zeros((195, 2))])  # near none
+    points[:100, 0] += 2.9 * deviation
+    points[100:200, 0] += 3.1 * deviation  # no longer good
+    found = on_centres(points, centres, deviation)
+    assert found["modes"]["value"] == 5
+    assert found["good_share"]["value"] == pytest.approx(505 / 800)
+    real = next(iter(ring.split("train").unbatch().batch(8_000)))[0].numpy()
+    true = on_centres(real, centres, deviation)
+    assert true["modes"]["value"] == 8
+    assert true["good_share"]["value"] == pytest.approx(1 - np.exp(-4.5), abs=0.005)
+
+
+def test_the_ring_is_learnt_and_points_are_answered(tmp_path):
+    recipe = override(
+        get_recipe("gan-ring"),
+        {"algorithm.steps": 3_000, "algorithm.steps_per_epoch": 1_500, "data.batch_size": 128},
+    )
+    run = train(recipe, tmp_path / "run")
+    test = run.metrics["test"]
+    assert test["modes"]["value"] >= 6
+    assert "collapse" not in run.metrics
+    found = predict(run, [0, 1, 2])
+    assert np.linalg.norm(found[0]["features"]) == pytest.approx(2, abs=0.5)
+    directory = export(run)
+    answer = ask_alone([directory], [{"serving_default/seed": np.array([0, 1])}])[0]
+    points = answer["serving_default/features"]
+    np.testing.assert_allclose(points, [one["features"] for one in found[:2]], atol=1e-5)
+
+
+def test_images_without_labels_and_labels_that_are_ignored(tmp_path):
+    draw = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(24):
+        image = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(image).numpy())
+    recipe = digits(**{"data.source": f"images:{folder}", "data.train_examples": None})
+    run = train(override(recipe, {"data.batch_size": 4, "algorithm.steps": 2}), tmp_path / "run")
+    assert run.model.options["input_shape"] == (8, 8, 3)
+    assert len(predict(run, ["1"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"data.task": None}, RecipeError, "set data.task"),
+        ({"data.ops": "scale"}, SourceError, "leave out scale"),
+        ({"data.source": "builtin:ring"}, RecipeError, "use gan, not dcgan"),
+        ({"data.source": "builtin:dates"}, SourceError, "images and points"),
+        ({"data.ops": "resize(7)"}, RecipeError, "cannot make 7x7"),
+        ({"loss": "mse"}, RecipeError, "is for regression"),
+        ({"model": "mlp"}, RecipeError, "for no other model"),
+        ({"algorithm.ema": 0.9}, RecipeError, "Set model.average"),
+        ({"loss": "wasserstein-gp"}, RecipeError, "batch normalisation mixes"),
+        ({"algorithm.early_stopping": {"monitor": "val_loss"}}, RecipeError, "is not recorded"),
+    ],
+)
+def test_bad_input_is_named(changes, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        train(digits(**changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", list_recipes("*gan-*"))
+def test_recipes_are_whole(name):
+    assert get_recipe(name).data.task == "generation"
