@@ -148,7 +148,7 @@ def table(model: keras.Model) -> Summary:
     counted: set[int] = set()
     rows = [_row(*step, counted) for step in _walk(model)]
     if any(id(weight) not in counted for weight in model.weights):
-        rows.append(_row(model, [], _own_output(model), None, counted))
+        rows.append(_row(model, [], _own_output(model), None, counted, itself=True))
     return Summary(model.name, tuple(rows))
 
 
@@ -176,18 +176,22 @@ def _walk(model: keras.Model):
             yield node.operation, shapes, output, field
 
 
-def _row(layer, inputs, output, field: Field | None, counted: set[int]) -> Row:
+def _row(
+    layer, inputs, output, field: Field | None, counted: set[int], itself: bool = False
+) -> Row:
+    """A layer's row; ``itself``: the model's own, for weights that are no layer's."""
     weights = [w for w in getattr(layer, "weights", ()) if id(w) not in counted]
     counted |= {id(w) for w in weights}
     trainable = {id(w) for w in getattr(layer, "trainable_weights", ())}
     size = _product(output[1:]) if output is not None else None
+    unknown = itself and not hasattr(layer, "multiply_adds")  # its layers have rows of their own
     return Row(
         name=layer.name,
         kind=type(layer).__name__,
         output_shape=tuple(output[1:]) if output is not None else (),
         parameters=sum(math.prod(w.shape) for w in weights),
         trainable=sum(math.prod(w.shape) for w in weights if id(w) in trainable),
-        multiply_adds=_multiply_adds(layer, inputs, output),
+        multiply_adds=None if unknown else _multiply_adds(layer, inputs, output),
         activation_bytes=None if size is None else size * _FLOAT_BYTES,
         receptive_field=None if field is None else tuple(seen for seen, _ in field),
     )

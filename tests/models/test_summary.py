@@ -144,6 +144,15 @@ def test_knn_holds_what_it_remembers():
     assert summary.rows[-1].output_shape == (3,)
 
 
+@pytest.mark.parametrize("name", ["dqn-mlp", "gan"])
+def test_models_with_weights_of_their_own_and_networks_inside(name):
+    options = {"input_shape": (4,)} | ({"num_classes": 2} if name == "dqn-mlp" else {})
+    model = create_model(name, **options)
+    summary = table(model)
+    assert summary.parameters == sum(int(np.prod(w.shape)) for w in model.weights)
+    assert not summary.complete
+
+
 def test_text_has_a_line_a_layer_and_totals():
     model = create_model("mlp", input_shape=(28, 28, 1), num_classes=10)
     text = table(model).to_text()
