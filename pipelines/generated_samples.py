@@ -31,7 +31,7 @@ import tensorflow as tf
 from . import sample_pictures
 from .run import Run, RunError
 from .sample_distances import diversity, frechet, kernel_distance
-from .served_samples import samples
+from .served_samples import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def measure(
     real, labels = examples(dataset, split, MOST)
     count = len(real) if real.ndim == 4 else MOST
     ids = labels[np.arange(count) % len(labels)] if model.options["conditional"] else None
-    made = samples(model, np.arange(count), ids)
+    made = Sampler(model)(np.arange(count), ids)
     logits = [_logits(model, real, labels), _logits(model, made, ids)]
     metrics: dict[str, dict[str, float]] = {}
     for name, d in zip(("d_real", "d_fake"), logits, strict=True):
@@ -178,7 +178,7 @@ def report(model, dataset, found: dict[str, np.ndarray], directory: Path) -> Non
     if found["real"].ndim != 4:
         sample_pictures.scatter(found["real"], found["samples"], directory / "samples.png")
         return
-    sample_pictures.grid(sample_pictures.fixed(model), directory / "samples.png")
+    sample_pictures.grid(sample_pictures.fixed(Sampler(model)), directory / "samples.png")
     sample_pictures.interpolation(model, directory / "interpolation.png")
     train, _ = examples(dataset, "train", MOST)
     sample_pictures.neighbours(found["samples"][:8], train, directory / "neighbours.png")

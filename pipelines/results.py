@@ -57,5 +57,7 @@ def answer(values: dict[str, Any]) -> str:
         for key, value in values.items()
         if not isinstance(value, list | dict)
     )
+    if "features" in values:  # of a generated point, which is all the answer
+        line += "  " + " ".join(f"{value:.4g}" for value in values["features"])
     best = [f"  {one['probability']:.4f}  {one['label']}" for one in values.get("top5", ())]
     return "\n".join([line, *best])

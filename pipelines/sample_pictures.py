@@ -14,7 +14,7 @@ from PIL import Image
 from .canvas import BLUE, ORANGE, STYLE, new_figure, save
 from .run import write_atomic
 from .sample_distances import nearest_rows
-from .served_samples import answers, noise_of, samples
+from .served_samples import Sampler, answers, noise_of
 
 _SIDE = 8  # samples of a grid, across and down
 _STEPS = 10  # images of a path
@@ -23,15 +23,14 @@ _PIXELS = 48  # of one image in a grid, at least, where it is smaller
 _POINTS = 2_000
 
 
-def fixed(model, side: int = _SIDE) -> np.ndarray:
+def fixed(sampler: Sampler, side: int = _SIDE) -> np.ndarray:
     """The samples of the first seeds, a row after the other; of a conditional model a class a
     column."""
     count = side * side
-    classes = model.options["num_classes"]
-    if not model.options["conditional"]:
-        return samples(model, np.arange(count))
-    ids = np.arange(count) % side % classes
-    return samples(model, np.arange(count) // side, ids)
+    if not sampler.conditional:
+        return sampler(np.arange(count))
+    ids = np.arange(count) % side % sampler.model.options["num_classes"]
+    return sampler(np.arange(count) // side, ids)
 
 
 def grid(images: np.ndarray, path: Path, across: int = _SIDE, smallest: int = _PIXELS) -> None:
@@ -99,11 +98,14 @@ class EpochSamples(keras.callbacks.Callback):
         super().__init__()
         self.directory, self.real = directory, real
 
+    def on_train_begin(self, logs=None):
+        self._sampler = Sampler(self.model)
+
     def on_epoch_end(self, epoch, logs=None):
         path = self.directory / f"epoch-{epoch + 1:04d}.png"
         if self.real.ndim == 4:
-            grid(fixed(self.model), path, smallest=0)
+            grid(fixed(self._sampler), path, smallest=0)
         else:
-            count = np.arange(1_000)
-            ids = count % max(self.model.options["num_classes"], 1)
-            scatter(self.real, samples(self.model, count, ids), path)
+            seeds = np.arange(1_000)
+            ids = seeds % max(self.model.options["num_classes"], 1)
+            scatter(self.real, self._sampler(seeds, ids), path)

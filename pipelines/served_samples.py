@@ -16,7 +16,8 @@ import tensorflow as tf
 from .data.source import SourceError, nearest
 from .run import write_atomic
 
-_BATCH = 64
+_BATCH = 64  # answers at a time
+_ROWS = 256  # samples at a time
 
 
 class Seeds:
@@ -74,22 +75,28 @@ def answers(model):
     return answer
 
 
-def samples(model, seeds: np.ndarray, class_ids: np.ndarray | None = None) -> np.ndarray:
-    """What the model makes of seeds [n]: uint8 [n, h, w, c], or float32 [n, f]."""
-    prepare, make = Seeds(model), answers(model)
+class Sampler:
+    """Seeds [n] (and class ids) -> samples [n, h, w, c] uint8, or [n, f] float32, by one graph that
+    follows the model's weights."""
 
-    @tf.function(autograph=False, input_signature=[prepare.raw_signature()])
-    def run(raw):
-        made = make(prepare.serve(raw))
-        return made.get("image", made.get("features"))
+    def __init__(self, model):
+        self.model, self.conditional = model, model.options["conditional"]
+        prepare, make = Seeds(model), answers(model)
 
-    parts = []
-    for start in range(0, len(seeds), 256):
-        raw = {"seed": tf.constant(seeds[start : start + 256], tf.int64)}
-        if prepare.classes:
-            raw["class_id"] = tf.constant(class_ids[start : start + 256], tf.int64)
-        parts.append(run(raw).numpy())
-    return np.concatenate(parts)
+        def run(raw):
+            made = make(prepare.serve(raw))
+            return made.get("image", made.get("features"))
+
+        self._run = tf.function(run, autograph=False, input_signature=[prepare.raw_signature()])
+
+    def __call__(self, seeds: np.ndarray, class_ids: np.ndarray | None = None) -> np.ndarray:
+        parts = []
+        for start in range(0, len(seeds), _ROWS):
+            raw = {"seed": tf.constant(seeds[start : start + _ROWS], tf.int64)}
+            if self.conditional:
+                raw["class_id"] = tf.constant(class_ids[start : start + _ROWS], tf.int64)
+            parts.append(self._run(raw).numpy())
+        return np.concatenate(parts)
 
 
 def examples(model, count: int) -> tuple[dict[str, np.ndarray], Any]:
