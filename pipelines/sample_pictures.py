@@ -21,6 +21,7 @@ _STEPS = 10  # images of a path
 _NEAREST = 3
 _PIXELS = 48  # of one image in a grid, at least, where it is smaller
 _POINTS = 2_000
+_FRAME = 250  # milliseconds of an epoch in epochs.gif
 
 
 def fixed(sampler: Sampler, side: int = _SIDE) -> np.ndarray:
@@ -92,7 +93,8 @@ def scatter(real: np.ndarray, made: np.ndarray, path: Path) -> None:
 
 
 class EpochSamples(keras.callbacks.Callback):
-    """After each epoch the samples of the same seeds: ``epoch-0001.png``, ... in a directory."""
+    """After each epoch the samples of the same seeds: ``epoch-0001.png``, ... in a directory, and
+    in the end all of them as a picture that moves, ``epochs.gif``."""
 
     def __init__(self, directory: Path, real: np.ndarray):
         super().__init__()
@@ -109,3 +111,19 @@ class EpochSamples(keras.callbacks.Callback):
             seeds = np.arange(1_000)
             ids = seeds % max(self.model.options["num_classes"], 1)
             scatter(self.real, self._sampler(seeds, ids), path)
+
+    def on_train_end(self, logs=None):
+        files = sorted(self.directory.glob("epoch-*.png"))
+        if len(files) < 2:
+            return
+        frames = [Image.open(path).convert("RGB") for path in files]
+        blob = io.BytesIO()
+        frames[0].save(
+            blob,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=_FRAME,
+            loop=0,
+        )
+        write_atomic(self.directory / "epochs.gif", blob.getvalue())

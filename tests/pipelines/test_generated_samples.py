@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import tensorflow as tf
+from PIL import Image
 
 from epochal.pipelines import checkpoint, override
 from epochal.pipelines import sample_distances as distances
@@ -247,6 +248,11 @@ def test_images_without_labels_and_labels_that_are_ignored(tmp_path):
 def test_bad_input_is_named(changes, error, words, tmp_path):
     with pytest.raises(error, match=words):
         train(digits(**changes), tmp_path / "run")
+
+
+def test_the_epochs_move(run):
+    with Image.open(run.path / "plots" / "epochs" / "epochs.gif") as moving:
+        assert moving.n_frames == 3
 
 
 @pytest.mark.parametrize("name", list_recipes("*gan-*"))
