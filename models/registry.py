@@ -32,7 +32,7 @@ class ModelEntry:
     """Where it was published: authors, title, section or table."""
     task: str
     """What it is for: "classification", "regression", "forecasting", "language-model",
-    "translation", "control", "generation"; several are joined by "/"."""
+    "translation", "control", "generation", "representation"; several are joined by "/"."""
     parameters: int
     """Trainable weights of the model that ``create_model(name, **example)`` builds."""
     summary: str
@@ -355,6 +355,17 @@ MODELS: dict[str, ModelEntry] = {
         summary="the same of strided convolutions, with batch normalisation",
         example={"input_shape": (64, 64, 3)},
     ),
+    "simclr": ModelEntry(
+        module="simclr",
+        symbol="SimCLR",
+        year=2020,
+        paper="Chen, Kornblith, Norouzi, Hinton: A simple framework for contrastive learning of "
+        "visual representations (2020)",
+        task="representation",
+        parameters=27_968_704,
+        summary="an encoder learns from images without labels, by telling views apart",
+        example={"input_shape": (224, 224, 3), "encoder": "resnet50"},
+    ),
 }
 
 # name -> (module under epochal.models, symbol, one line)
@@ -379,6 +390,7 @@ LOSSES: dict[str, tuple[str, str, str]] = {
     "least-squares": ("gan_losses", "LeastSquares", "GAN: squared distances to 1 and 0"),
     "hinge": ("gan_losses", "Hinge", "GAN: margins of 1"),
     "wasserstein-gp": ("gan_losses", "WassersteinGP", "GAN: earth mover's distance, smooth critic"),
+    "nt-xent": ("contrastive", "NTXent", "which two views are of one image: SimCLR"),
 }
 
 OPTIMIZERS: dict[str, tuple[str, str, str]] = {
