@@ -182,10 +182,14 @@ class Data(_Strict):
     text: str | None = None
     """text and pairs: the column that is read; by default `text`, else the first one that is not
     the target."""
-    task: Literal["classification", "regression", "language-model", "generation"] | None = None
+    task: (
+        Literal["classification", "regression", "language-model", "generation", "representation"]
+        | None
+    ) = None
     """csv, text and arrays: what to predict; by default inferred from the target. language-model:
     the text itself, token by token. generation, of images and points: to make more of them; labels
-    only count where the model is conditional."""
+    only count where the model is conditional. representation, of images: nothing; training sees two
+    random views of each image, and labels, if there are any, only measure what was learnt."""
     context: Count | None = None
     """Language models: tokens of a training example. Documents are joined, an end token after each,
     and cut into such pieces, elsewhere in every epoch."""

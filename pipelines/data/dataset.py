@@ -38,7 +38,8 @@ class Dataset:
 
     Attributes:
         task: "classification", "regression", "unlabelled", "language-model" or "translation";
-            "forecasting" of series; "generation" where data.task says so.
+            "forecasting" of series; "generation" where data.task says so; "representation" of
+            :class:`.views.ViewsDataset`.
         kind: "image", "features", "columns", "text" or "pairs"; "series" for
             :class:`.forecasting.SeriesDataset`.
         classes: names by class id; () unless classification.
@@ -275,6 +276,10 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
     if kind is not None and arrays is None:
         chains.build(data.ops, "text" if kind == "pairs" else kind)
+    if data.task == "representation":
+        from .views import ViewsDataset
+
+        return ViewsDataset(data, open_source(data.model_copy(update={"task": None}), arrays))
     source = open_source(data, arrays)
     if source.kind == "series":
         from .forecasting import SeriesDataset

@@ -36,15 +36,21 @@ class Reader:
 
     Attributes:
         scale: (mean, standard deviation) by which targets are standardised, or None.
+        views: how often an example is augmented in training; with several, x is [n,views,...].
     """
 
     def __init__(self, preprocess: Preprocess):
         self.preprocess = preprocess
         self.scale: tuple[float, float] | None = None
+        self.views = 1
 
     def count(self, indices) -> int:
         """Examples that these rows make."""
         return len(indices)
+
+    def _draws(self, *key) -> list[Draws]:
+        """Those of each view, of examples with this seed, epochs and indices."""
+        return [Draws(*key).view(number) for number in range(self.views)]
 
     def _target(self, y: tf.Tensor) -> tf.Tensor:
         if self.scale is None:
@@ -62,13 +68,14 @@ class Reader:
         apart = min(pre.apart if random else pre.alone, stop)
 
         def first(epoch, index, item, *target):
-            draws = Draws(seed, epoch[None], index[None]) if random else None
-            return epoch, index, self._open(item, draws, apart), *target
+            draws = self._draws(seed, epoch[None], index[None]) if random else [None]
+            return epoch, index, tuple(self._open(item, d, apart) for d in draws), *target
 
-        def second(epoch, index, images, *target):
-            draws = Draws(seed, epoch, index) if random else None
-            x = pre.run(images, draws, apart, stop)
-            x = x if count is not None else pre.finish(x)
+        def second(epoch, index, views, *target):
+            draws = self._draws(seed, epoch, index) if random else [None]
+            made = [pre.run(x, d, apart, stop) for x, d in zip(views, draws, strict=True)]
+            made = made if count is not None else [pre.finish(x) for x in made]
+            x = _together(made)
             return (x, *(self._target(y) for y in target)) if target else x
 
         if count is not None and count < pre.alone:
@@ -79,6 +86,11 @@ class Reader:
     def _open(self, item: tf.Tensor, draws: Draws | None, stop: int) -> tf.Tensor:
         """An item through the first ``stop`` ops, without a batch dimension."""
         return self.preprocess.run(item[None], draws, 0, stop)[0] if stop else item
+
+
+def _together(views: list[tf.Tensor]) -> tf.Tensor:
+    """Views, each [n,...], as [n,views,...]; a single one as it is."""
+    return views[0] if len(views) == 1 else tf.stack(views, axis=1)
 
 
 def hold(array: np.ndarray) -> tf.Tensor:
@@ -121,7 +133,7 @@ class ArrayReader(Reader):
             epoch, position = positions(step, batch_size, len(indices), seed, shuffle)
             index = tf.gather(own, position)
             data, target = self._gather(index)
-            x = self.preprocess(data, Draws(seed, epoch, index))
+            x = _together([self.preprocess(data, d) for d in self._draws(seed, epoch, index)])
             return x if target is None else (x, target)
 
         steps = tf.data.Dataset.range(start_step, FOREVER)

@@ -20,6 +20,9 @@ WINDOWS = 2**30  # and from here on, the windows of streamed files
 MIXING = 2**22  # as the place of an op: behind every chain
 _FIRST_DRAW = 2
 _DRAWS_AN_OP = 64
+# Places of ops between two views of an example. Of a key's part the cipher reads 20 bits here (half
+# of those of 2**40): whatever is to differ has to differ in these.
+_VIEW = 2**10
 
 
 def permute(index: tf.Tensor, n: Any, seed: int, epoch: tf.Tensor, salt: Any) -> tf.Tensor:
@@ -47,15 +50,22 @@ class Draws:
         epochs: int64 [n].
         indices: int64 [n], the examples' numbers in the source.
         place: position of the op in its chain; see :meth:`at`.
+        number: of the view; see :meth:`view`.
     """
 
-    def __init__(self, seed: int, epochs: tf.Tensor, indices: tf.Tensor, place: int = 0):
-        self._key = (seed, epochs, indices)
-        self._salt = _FIRST_DRAW + place * _DRAWS_AN_OP
+    def __init__(
+        self, seed: int, epochs: tf.Tensor, indices: tf.Tensor, place: int = 0, number: int = 0
+    ):
+        self._key, self._number = (seed, epochs, indices), number
+        self._salt = _FIRST_DRAW + (place + number * _VIEW) * _DRAWS_AN_OP
 
     def at(self, place: int) -> Draws:
         """The draws of the op at this position of the chain."""
-        return Draws(*self._key, place)
+        return Draws(*self._key, place, self._number)
+
+    def view(self, number: int) -> Draws:
+        """The draws of another view of the same examples; without it they are those of view 0."""
+        return Draws(*self._key, 0, number)
 
     def _unit(self, count: int | None) -> tf.Tensor:
         """float64 [n] or [n,count], uniform on [0, 1): whole numbers of 40 bits, divided."""

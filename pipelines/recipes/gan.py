@@ -138,7 +138,7 @@ def cgan_fashion_mnist() -> Recipe:
 
 @recipe
 def wgan_gp_fashion_mnist() -> Recipe:
-    """The same by the earth mover's distance, with the settings of Gulrajani et al. 2017, algorithm 1.
+    """The same by the earth mover's distance, with the settings of Gulrajani et al. (2017).
 
     2 CPU cores. Not measured; projected: 30 minutes.
 

@@ -67,7 +67,9 @@ _IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
         "add a random colour along training data's principal ones; evaluation: nothing",
     ),
     "rand_augment": (("image",), "a few of 14 random changes; evaluation: nothing"),
+    "gaussian_blur": (("image",), "blur at random; evaluation: nothing"),
     "grayscale": (("image",), "one channel of luminance"),
+    "random_grayscale": (("image",), "take the colour out at random; evaluation: nothing"),
     "rgb": (("image",), "three channels"),
 }
 _TABULAR: dict[str, tuple[tuple[str, ...], str]] = {
@@ -111,7 +113,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # kind of data -> modules with ops for it
 _MODULES = {
-    "image": ("image", "color", "erase", "rand_augment"),
+    "image": ("image", "color", "blur", "erase", "rand_augment"),
     "features": ("tabular",),
     "columns": ("tabular",),
     "text": ("text",),

@@ -15,7 +15,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from . import OpsError, op
-from .image import like, one_by_one, require_uint8
+from .image import Share, like, one_by_one, require_uint8
 
 Strength = Annotated[float, Field(ge=0.0)]
 Three = tuple[float, float, float]
@@ -109,15 +109,18 @@ def color_jitter(
     contrast: Strength = 0.0,
     saturation: Strength = 0.0,
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0,
+    probability: Share = 1.0,
     *,
     rng=None,
 ) -> tf.Tensor:
     """Brightness, contrast, saturation and hue at random, in an order of each image's own.
 
+    With ``probability`` all of it happens to an image, else nothing.
+
     The first three blend the image with black, with its mean luminance and with its luminance, by
     a factor uniform in 1 ± strength (not below 0); hue turns by -hue..hue of the colour circle.
-    (Chen et al. 2020, arXiv:2002.05709, appendix A, with strength s: .8s, .8s, .8s and .2s.)
-    uint8 images only. Evaluation: the image as it is.
+    (Chen et al. 2020, arXiv:2002.05709, appendix A, with strength s: .8s, .8s, .8s and .2s, with
+    probability 0.8.) uint8 images only. Evaluation: the image as it is.
     """
     require_uint8("color_jitter", images)
     if rng is None:
@@ -149,7 +152,25 @@ def color_jitter(
             values = tf.ensure_shape(tf.switch_case(order[place], turns), image.shape)
         return like(values, image.dtype)
 
-    return one_by_one(jitter, images, order, *amounts)
+    if probability == 1.0:
+        return one_by_one(jitter, images, order, *amounts)
+
+    def perhaps(image, chosen, *draws):  # what is not chosen is not computed
+        return tf.cond(chosen, lambda: jitter(image, *draws), lambda: image)
+
+    return one_by_one(perhaps, images, rng.uniform() < probability, order, *amounts)
+
+
+@op("image", random=True)
+def random_grayscale(images: tf.Tensor, probability: Share = 0.2, *, rng=None) -> tf.Tensor:
+    """The luminance in all three channels with this probability; one channel stays as it is.
+
+    (Chen et al. 2020, arXiv:2002.05709, appendix A: 20%.) Evaluation: the image as it is.
+    """
+    if rng is None or images.shape[-1] == 1:
+        return images
+    chosen = (rng.uniform() < probability)[:, None, None, None]
+    return tf.where(chosen, grayscale(images), images)
 
 
 def _brighten(values: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:

@@ -92,10 +92,12 @@ def random_crop(images: tf.Tensor, size: Size, padding: Pixels = 0, *, rng=None)
     return _window(images, rng.integers(height - size + 1), rng.integers(width - size + 1), size)
 
 
-_AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+_AREA, _RATIO, _MIDDLE, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 224 / 256, 10
 
 
-def _crop_of_window(read, height, width, size, scale=_AREA, ratio=_RATIO, *, rng) -> tf.Tensor:
+def _crop_of_window(
+    read, height, width, size, scale=_AREA, ratio=_RATIO, middle=_MIDDLE, *, rng
+) -> tf.Tensor:
     """random_resized_crop of one image, of which ``read`` gives a window: [1,size,size,c]."""
     top, left, down, across = (side[0] for side in _boxes(height, width, scale, ratio, rng))
     return _resized(read(top, left, down, across), size, size)[None]
@@ -103,7 +105,13 @@ def _crop_of_window(read, height, width, size, scale=_AREA, ratio=_RATIO, *, rng
 
 @op("image", random=True, sets_size=True, each=True, of_window=_crop_of_window)
 def random_resized_crop(
-    images: tf.Tensor, size: Size, scale: Areas = _AREA, ratio: Ratios = _RATIO, *, rng=None
+    images: tf.Tensor,
+    size: Size,
+    scale: Areas = _AREA,
+    ratio: Ratios = _RATIO,
+    middle: Annotated[float, Field(gt=0.0, le=1.0)] = _MIDDLE,
+    *,
+    rng=None,
 ) -> tf.Tensor:
     """A random rectangle of the image, resized to size x size, bilinear with antialiasing.
 
@@ -112,10 +120,11 @@ def random_resized_crop(
     middle whose ratio is allowed. (Szegedy et al. 2015, arXiv:1409.4842, section 6: 8% to 100% and
     3/4 to 4/3; the log and the ten tries are common practice.) Any image is large enough.
 
-    Evaluation: the shorter side to size * 256/224, then the middle size x size.
+    Evaluation: the shorter side to size / middle, then the middle size x size; with middle=1, for
+    images that are small already, nothing is lost of a square.
     """
     if rng is None:
-        shorter = resize_shorter(images, round(size * 256 / 224))
+        shorter = resize_shorter(images, round(size / middle))
         return _central(shorter, size, size, "random_resized_crop")
 
     def crop(image, top, left, down, across):
