@@ -8,12 +8,17 @@ of a layer or of such a group.
     maps = features(model, ["stage3", "stage4"])       # [n, 14, 14, 1024] and [n, 7, 7, 2048]
     mine = new_head(model, num_classes=12)
     freeze(mine, "stage3")                             # stem to stage3 stay as they are
+
+    create_model("resnet20", weights="runs/simclr-fashion-mnist-1")    # an encoder of SimCLR's
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 
@@ -103,7 +108,8 @@ def start_from(
 
     Args:
         model: just built.
-        weights: a file of published weights, see :mod:`.checkpoints`; None for none.
+        weights: a file of published weights, see :mod:`.checkpoints`; or a SimCLR run (its
+            directory, or its ``model.keras``), see :func:`take_encoder`; None for none.
         new_head: leave the file's classifier out.
         through: the last layer or group to freeze; None for none.
 
@@ -112,12 +118,59 @@ def start_from(
     """
     if new_head and weights is None:
         raise ValueError("new_head leaves a file's classifier out: give `weights` with it.")
-    if weights is not None:
+    if weights is not None and _is_run(weights):
+        take_encoder(model, weights)
+    elif weights is not None:
         has_head = any(layer.name == "outputs" for layer in model.layers)
         checkpoints.load_weights(model, weights, head=has_head and not new_head)
     if through is not None:
         freeze(model, through)
     return model
+
+
+def take_encoder(model: keras.Model, path: str | os.PathLike) -> None:
+    """Starts a model from what SimCLR has learnt: the follow-up where few images have labels.
+
+    Every layer gets the weights of the encoder's layer of the same name, normalisation statistics
+    included; the last layer, which the encoder lacks, stays as it starts.
+
+    Args:
+        model: of the architecture and options that the encoder has.
+        path: the directory of a SimCLR run, or its ``model.keras``.
+
+    Raises:
+        ValueError: there is no such file, it holds no SimCLR, or layers or shapes differ.
+    """
+    from .simclr import SimCLR
+
+    file = Path(path) / "model.keras" if Path(path).is_dir() else Path(path)
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no Keras model. Give the directory of a SimCLR run.")
+    found = keras.models.load_model(file, compile=False)
+    if not isinstance(found, SimCLR):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not a SimCLR with an encoder.")
+    theirs = {layer.name: layer for layer in found.encoder.layers if layer.weights}
+    ours = {layer.name: layer for layer in model.layers[:-1] if layer.weights}
+    for name in theirs.keys() ^ ours.keys():
+        raise ValueError(_differs(file, found, model, f"one of them has no layer {name!r}"))
+    for name, layer in ours.items():
+        shapes = [[tuple(w.shape) for w in one.weights] for one in (theirs[name], layer)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(_differs(file, found, model, f"{name!r} has {shapes[0]}, {shapes[1]}"))
+        layer.set_weights(theirs[name].get_weights())
+
+
+def _differs(file: Path, found, model: keras.Model, what: str) -> str:
+    options = found.options
+    return (
+        f"The encoder of {file} ({options['encoder']} {options['encoder_options'] or ''}, images "
+        f"{list(options['input_shape'])}) does not fit into {model.name}: {what}. Use the same "
+        "network, options and images."
+    )
+
+
+def _is_run(weights: str | os.PathLike) -> bool:
+    return Path(weights).suffix == ".keras" or (Path(weights) / "model.keras").is_file()
 
 
 def _belongs(layer: keras.Layer, group: str) -> bool:

@@ -33,6 +33,7 @@ from functools import partial
 
 import keras
 
+from .finetune import start_from
 from .resnet import check_sizes, conv, head, norm, relu, seeds, stages
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -46,6 +47,8 @@ def cifar_resnet(
     shortcut: str = "A",
     drop_path: float = 0.0,
     zero_init_residual: bool = False,
+    weights: str | None = None,
+    freeze: str | None = None,
     seed: int | None = None,
 ) -> keras.Model:
     """Residual net of ``depth`` = 6n + 2 layers.
@@ -59,6 +62,8 @@ def cifar_resnet(
         drop_path: probability that the last block is dropped in training; linearly fewer before.
         zero_init_residual: start the last gamma of every block at zero, so that the net starts as
             its shortcuts.
+        weights: a SimCLR run whose encoder to start from, see :func:`.finetune.take_encoder`.
+        freeze: don't train the layers up to and with this stage, e.g. "stem" or "stage2".
         seed: of the initial weights and the drop path; None draws them from
             ``keras.utils.set_random_seed``.
 
@@ -66,12 +71,13 @@ def cifar_resnet(
         Model from [n, *input_shape] to raw float32 outputs [n, num_classes].
 
     Raises:
-        ValueError: an option out of range.
+        ValueError: an option out of range, or weights that do not fit.
     """
     if shortcut not in ("A", "B"):
         raise ValueError(f'shortcut must be "A" or "B"; got {shortcut!r}.')
     options = {"shortcut": shortcut, "zero_init": zero_init_residual, "drop_path": drop_path}
-    return _cifar_net(f"resnet{depth}", depth, input_shape, num_classes, width, seed, **options)
+    model = _cifar_net(f"resnet{depth}", depth, input_shape, num_classes, width, seed, **options)
+    return start_from(model, weights, False, freeze)
 
 
 def cifar_plain(
