@@ -120,6 +120,13 @@ def build_model(recipe: Recipe, dataset, loss):
             "together: environments (gym:NAME) are for dqn-mlp, dqn-2013 and dqn-nature, and these "
             "are for environments."
         )
+    if (registry.MODELS[recipe.model.name].task == "representation") != (
+        dataset.task == "representation"
+    ):
+        raise RecipeError(
+            f"`model` {recipe.model.name!r} and data for {dataset.task} do not go together: simclr "
+            "is for data.task=representation, and this task is for simclr."
+        )
     if dataset.task == "control" and known["num_classes"] != dataset.num_targets:
         raise RecipeError(
             f"`loss` {recipe.loss.name!r} needs several outputs for a value; DQN has one for each "

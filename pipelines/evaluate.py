@@ -23,7 +23,8 @@ forecasting                see :mod:`.forecasts`
 ========================== =====================================================================
 
 Those of language models and translations stand in :mod:`.texts`, those of environments in
-:mod:`.control`, those of generators in :mod:`.generated_samples`.
+:mod:`.control`, those of generators in :mod:`.generated_samples`, those of representations in
+:mod:`.representation`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from . import (
     generated_samples,
     pictures,
     plots,
+    representation,
     texts,
 )
 from .data import load
@@ -147,6 +149,8 @@ def measure(
         return control.measure(model, dataset, split)
     if dataset.task == "generation":
         return generated_samples.measure(model, loss, dataset, split, features)
+    if dataset.task == "representation":
+        return representation.measure(model, dataset, split)
     predictions = predict_split(model, loss, dataset, split)
     if dataset.task == "forecasting":
         return forecasts.measure(dataset, split, predictions), predictions
@@ -382,6 +386,7 @@ PICTURES = {
     "samples.png": "what is made of the first seeds, or made and real points",
     "interpolation.png": "ways from one sample to another",
     "neighbours.png": "samples, and below each the nearest training images",
+    "embeddings.png": "which images the representation puts beside each other",
     "residuals.png": "predicted and true values, and their differences",
     "forecasts.png": "a good, a middling and a bad forecast, and what happened",
     "error_by_horizon.png": "how the error grows with the distance, beside naive forecasts",
@@ -414,6 +419,8 @@ def report(
         control.report(predictions, directory)
     if dataset.task == "generation":
         generated_samples.report(model, dataset, predictions, directory)
+    if dataset.task == "representation":
+        representation.report(dataset, split, predictions, directory)
     if dataset.task not in ("classification", "regression"):
         return
     target = dataset.targets(split).reshape(-1)

@@ -59,6 +59,7 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - regression: ``prediction`` and, where the model has them, ``stddev``, ``quantiles``;
             - environments: ``action``, counted from 0, and ``q_values``;
             - generators: ``file``, a PNG in the run directory, or of points ``features``;
+            - a representation: ``embedding``, a list of numbers;
             - translation: ``translation`` and ``score``; a language model: ``text``;
             - KNN also ``neighbors``, nearest first: [{"id": position in the order of storing,
               "distance"}];
@@ -124,7 +125,8 @@ def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, n
         raise
     if "translation" in found or "text" in found:
         return found
-    values = next(found[k] for k in ("probabilities", "prediction", "q_values") if k in found)
+    main = ("probabilities", "prediction", "q_values", "embedding")
+    values = next(found[k] for k in main if k in found)
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(names), -1).all(axis=1))
     if len(bad):
         name = names[bad[0]]
@@ -161,7 +163,7 @@ def _answer(name: Any, found: dict[str, np.ndarray], classes: list[str]) -> dict
             for key, value in found.items()
         }
     else:
-        plain = ("prediction", "stddev", "quantiles", "action", "q_values")
+        plain = ("prediction", "stddev", "quantiles", "action", "q_values", "embedding")
         answer |= {key: found[key].tolist() for key in plain if key in found}
     if "neighbor_ids" in found:
         pairs = zip(found["neighbor_ids"].tolist(), found["distances"].tolist(), strict=True)

@@ -136,6 +136,8 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     last = [plan.last_step_callback()] if plan.partial else []
     swap = [model_callbacks.SwapEMA()] if recipe.algorithm.ema else []
     validation = dataset.split("validation") if "validation" in dataset.sizes else None
+    if dataset.task == "representation":  # it is judged by probes, in the end
+        validation = None
     if dataset.task == "generation":  # no loss of a game says which epoch is the best
         from . import generated_samples, sample_pictures
 
@@ -283,11 +285,14 @@ def _schedule_callbacks(recipe: Recipe, dataset, loss) -> list:
 
 def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
     recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
-    if dataset.task == "control":
-        recorded = ["return"]
-    if dataset.task == "generation":
-        recorded = ["loss", "generator_loss", "d_real", "d_fake"]
-    elif "validation" in dataset.sizes:
+    own = {
+        "control": ["return"],
+        "generation": ["loss", "generator_loss", "d_real", "d_fake"],
+        "representation": ["loss", "contrast_accuracy", "contrast_entropy", "spread"],
+    }
+    recorded = own.get(dataset.task, recorded)
+    validated = dataset.task not in ("generation", "representation")
+    if validated and "validation" in dataset.sizes:
         recorded = [f"val_{name}" for name in recorded] + recorded
     if monitor not in recorded:
         near = difflib.get_close_matches(monitor, recorded, n=1, cutoff=0.3)
@@ -301,7 +306,9 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
     """Stops if the recipe says so; finds and keeps the best epoch in any case where one is."""
     settings = recipe.algorithm.early_stopping
     if settings is None:
-        if plan.epochs <= 1 or "validation" not in dataset.sizes or dataset.task == "generation":
+        # Of a game or a representation the last epoch's weights are kept, as in their papers.
+        unvalidated = dataset.task in ("generation", "representation")
+        if plan.epochs <= 1 or "validation" not in dataset.sizes or unvalidated:
             return None
         monitor = "val_return" if dataset.task == "control" else "val_loss"
         return model_callbacks.EarlyStopping(monitor, patience=plan.epochs)
@@ -326,7 +333,7 @@ def _make_variables(model, dataset, seed: int) -> None:
     if dataset.task == "generation":  # compiling has made them
         return
     model.optimizer.build(model.trainable_variables)
-    if dataset.task == "control":  # the metrics are the model's; an example would be acted for
+    if dataset.task in ("control", "representation"):  # the metrics are the model's own
         return
     batch = next(iter(dataset.train(seed).take(1)))
     x, y = batch if isinstance(batch, tuple) else (batch, None)
