@@ -79,12 +79,12 @@ class TextPreprocess:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The op that turns text into ids. Raises OpsError where the chain has none, or two."""
+        """The op that turns text into ids. Raises OpsError where the chain has none."""
         found = [module for module in self.modules if isinstance(module, Tokenizer)]
-        if len(found) != 1:
+        if not found:
             raise OpsError(
-                f"data.ops is {self.chain!r}, with {len(found) or 'no'} tokenizers. Text needs one "
-                'of them, e.g. "nfkc|lowercase|wordpiece(8000)|max_tokens(128)" or "characters".'
+                f"data.ops is {self.chain!r}, which has no tokenizer. Text needs one, e.g. "
+                '"nfkc|lowercase|wordpiece(8000)|max_tokens(128)" or "characters".'
             )
         return found[0]
 
