@@ -32,7 +32,7 @@ from .source import Rows, SourceError
 from .stream import FOREVER, Draws, deterministic, parallel, permute, positions
 
 _BUCKETS = 2**31  # the key of the order of a window's batches; see stream.py
-_PHASE = 2**21  # as the place of an op: where an epoch's cuts begin
+_PHASE = 2**13 + 3  # as the place of an op: where an epoch's cuts begin
 _PAD_TO = 8  # widths of training batches: multiples, so that fewer kernels are prepared
 
 
