@@ -20,7 +20,7 @@ from .source import Rows, Source, SourceError, fingerprint
 LIBRARIES = ("keras", "matplotlib", "numpy", "scikit-learn", "scipy", "tensorflow")
 _WORDS = range(12, 120)  # of a paragraph; shorter ones are headings and fragments
 _PER_LIBRARY = 4_000  # paragraphs, at most, so that the largest library does not drown the others
-_FILES = 1_500  # files of a library, at most
+_FILES = 500  # files of a library, at most
 
 
 def open_docstrings(task: str | None = None) -> Source:

@@ -56,7 +56,8 @@ def test_right_examples_of_several_classes_come_before_the_surest_mistakes(digit
     target = dataset.targets("test")
     gallery.draw(run.model, run.loss, dataset, "test", target, predictions, tmp_path)
     (examples, heats, path), options = shown["grad_cam"]
-    assert (path.name, options) == ("grad_cam.png", {"layer": "grouped_conv2d"})
+    assert path.name == "grad_cam.png"
+    assert options["layer"].startswith("grouped_conv2d")  # Keras numbers a process's layers
     right = [example for example in examples if example.right]
     wrong = [example for example in examples if not example.right]
     assert examples == right + wrong

@@ -118,6 +118,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
     made = override(
         recipe(epochs=2, steps_per_epoch=4), {"model.encoder": "mlp", "model.encoder_options": {}}

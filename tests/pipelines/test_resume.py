@@ -109,7 +109,9 @@ def test_killed_and_resumed_run_is_bit_equal(kills, uninterrupted, tmp_path):
     _same(whole, directory)
 
 
-@pytest.mark.parametrize("moment", ["before the rename", "after the last rename"])
+@pytest.mark.parametrize(
+    "moment", ["before the rename", pytest.param("after the last rename", marks=pytest.mark.slow)]
+)
 def test_kill_while_a_checkpoint_is_written(moment, uninterrupted, tmp_path):
     """Before the rename the checkpoint before it counts; after it history.csv is a row behind."""
     whole, _ = uninterrupted

@@ -122,6 +122,7 @@ def test_an_ablation_compares_seed_by_seed_and_goes_on_after_a_failure(study):
     assert (place / "ablation.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_and_another_is_refused(study, monkeypatch):
     vary = [
         "algorithm.optimizer=adam(learning_rate=0.02),sgd(learning_rate=1e-9),sgd(learning_rate=1e30)"
