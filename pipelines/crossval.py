@@ -76,6 +76,11 @@ def crossval(
             f"Cross-validation takes 2 folds or more, repeated once or more; got {folds} and "
             f"{repeats}."
         )
+    # Before anything is trained for it.
+    if (task := load(recipe.data, data).task) not in ("classification", "regression"):
+        raise RecipeError(
+            f"Cross-validation pools predictions of single examples; {recipe.name} is for {task}."
+        )
     plan = {"recipe": recipe.model_dump(mode="json"), "folds": folds, "repeats": repeats}
     place = studies.directory_of("crossval", recipe.name, directory, plan)
     with studies.held(place, plan):
@@ -103,11 +108,6 @@ def _predictions(run: Run, data: Any) -> dict[str, np.ndarray]:
     file = run.path / "predictions.npz"
     if not file.is_file():
         dataset = load(run.recipe.data, data)
-        if dataset.task not in ("classification", "regression"):
-            raise RecipeError(
-                f"Cross-validation pools predictions of single examples; {run.recipe.name} is for "
-                f"{dataset.task}."
-            )
         found = predict_split(run.model, run.loss, dataset, "test")
         found |= {"row": dataset.rows("test"), "target": dataset.targets("test")}
         with appearing(file) as temporary:

@@ -216,6 +216,12 @@ def test_a_fold_leaves_the_sources_own_test_alone():
     assert sorted(rows) == list(range(60))
 
 
+def test_a_task_without_single_predictions_is_refused_before_training(tmp_path):
+    with pytest.raises(RecipeError, match="is for translation"):
+        crossval("seq2seq-reverse", 3, directory=tmp_path / "folds")
+    assert not (tmp_path / "folds").exists()
+
+
 def test_every_example_is_predicted_once_by_a_stranger(tmp_path):
     result = crossval(iris(), 3, 2, directory=tmp_path / "folds")
     assert result["examples"] == 150
