@@ -84,6 +84,7 @@ def ensemble(
         raise RecipeError("An ensemble has two members or more.")
     if recipe is not None:
         recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+        _check_task(load(recipe.data, data))  # before anything is trained for it
         name, plan = recipe.name, {"recipe": recipe.model_dump(mode="json"), "members": members}
     else:
         name, plan = Run(runs[0]).recipe.name, {"runs": [str(Path(run).resolve()) for run in runs]}
@@ -113,8 +114,7 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
                 f"{run.path} was trained on other data, or split otherwise, than {runs[0].path}: "
                 "what one member has learnt may be another's test. Train them on one split."
             )
-    if datasets[0].task not in ("classification", "regression"):
-        raise RecipeError(f"Ensembles answer for classes and numbers, not {datasets[0].task}.")
+    _check_task(datasets[0])
     split = "test" if "test" in datasets[0].sizes else "validation"
     weights = np.full(len(runs), 1 / len(runs))
     if combine == "validation":
@@ -180,6 +180,11 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
     result["export"] = str(path)
     write_json(place / "ensemble.json", result)
     return result
+
+
+def _check_task(dataset) -> None:
+    if dataset.task not in ("classification", "regression"):
+        raise RecipeError(f"Ensembles answer for classes and numbers, not {dataset.task}.")
 
 
 def _answers(runs: list[Run], datasets: list, split: str) -> list[dict[str, np.ndarray]]:

@@ -219,6 +219,8 @@ def test_a_fold_leaves_the_sources_own_test_alone():
 def test_a_task_without_single_predictions_is_refused_before_training(tmp_path):
     with pytest.raises(RecipeError, match="is for translation"):
         crossval("seq2seq-reverse", 3, directory=tmp_path / "folds")
+    with pytest.raises(RecipeError, match="not translation"):
+        ensemble("seq2seq-reverse", 2, directory=tmp_path / "folds")
     assert not (tmp_path / "folds").exists()
 
 
