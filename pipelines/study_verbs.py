@@ -31,6 +31,7 @@ def crossval(
         run_dir: where the study goes; by default runs/crossval-RECIPE-K.
         json: print JSON.
     """
+    load_tensorflow()
     from .crossval import crossval as crossval_
 
     result = _study(crossval_, recipe, overrides, json, folds, repeats, directory=run_dir)
@@ -61,6 +62,7 @@ def ensemble(
         run_dir: where the ensemble goes; by default runs/ensemble-RECIPE-K.
         json: print JSON.
     """
+    load_tensorflow()
     from .ensemble import ensemble as ensemble_
 
     result = _study(ensemble_, recipe, overrides, json, members, runs=runs, combine=combine,
@@ -96,6 +98,7 @@ def ablate(
         run_dir: where the study goes; by default runs/ablate-RECIPE-K.
         json: print JSON.
     """
+    load_tensorflow()
     from .ablate import ablate as ablate_
 
     result = _study(ablate_, recipe, overrides, json, vary, seeds, directory=run_dir,
@@ -148,6 +151,7 @@ def tune(
         chief: where the chief listens. Whoever reaches the port can take part.
         json: print JSON.
     """
+    load_tensorflow()
     from .tune import tune as tune_
 
     result = _study(tune_, recipe, overrides, json, trials, hours=hours, tuner=tuner, space=space,
@@ -181,7 +185,6 @@ VERBS = {"crossval": crossval, "ensemble": ensemble, "ablate": ablate, "tune": t
 def _study(function, recipe: str, overrides, as_json: bool, *arguments, **options):
     """Runs a study of many runs with progress; prints it as JSON and returns None, if asked."""
     changed = changed_recipe(recipe, overrides) if recipe else None
-    load_tensorflow()
     from .progress import TerminalProgress
     from .run import plain
 
