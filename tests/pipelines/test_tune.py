@@ -12,6 +12,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
 from threadpoolctl import threadpool_limits
 
 from epochal.pipelines import Recipe, Run, RunError, override, tune
@@ -254,6 +255,35 @@ def test_twenty_seeds_against_chance_and_kerastuners_own(tmp_path):
     assert all(no_worse)
 
 
+class Theirs(keras_tuner.oracles.BayesianOptimizationOracle):
+    """As it is, with a process that predicts faster: it is asked for single points, 70,000 times a
+    search, and most of the time went into checking them."""
+
+    def _make_gpr(self):
+        return QuickProcess(**super()._make_gpr().get_params(deep=False))
+
+
+class QuickProcess(GaussianProcessRegressor):
+    """scikit-learn's for a Matern 5/2 kernel of one length, and a single point at a time."""
+
+    def fit(self, x, y):
+        super().fit(x, y)
+        self._inverse = np.linalg.inv(self.L_)
+        self._scaled = self.X_train_ / self.kernel_.length_scale
+        at = self.X_train_.mean(axis=0, keepdims=True) + 0.03
+        for ours, its in zip(self.predict(at, True), super().predict(at, True), strict=True):
+            np.testing.assert_allclose(ours, its, rtol=1e-6, atol=1e-9)
+        return self
+
+    def predict(self, x, return_std=False):
+        gaps = self._scaled - x / self.kernel_.length_scale
+        distance = np.sqrt(5 * np.einsum("ij,ij->i", gaps, gaps))
+        near = (1 + distance + distance * distance / 3) * np.exp(-distance)
+        mean = self._y_train_std * (near @ self.alpha_) + self._y_train_mean
+        left = self._inverse @ near
+        return np.array([mean]), self._y_train_std * np.sqrt(np.array([max(0, 1 - left @ left)]))
+
+
 def best_of_theirs(name, directory, seed):
     """KerasTuner's own Bayesian oracle on the same space."""
     space = keras_tuner.HyperParameters()
@@ -265,7 +295,7 @@ def best_of_theirs(name, directory, seed):
         else:
             sampling = "log" if one.kind == "log" else "linear"
             space.Float(one.key, one.low, one.high, sampling=sampling)
-    oracle = keras_tuner.oracles.BayesianOptimizationOracle(
+    oracle = Theirs(
         objective=keras_tuner.Objective("loss", "min"), max_trials=25, hyperparameters=space,
         seed=seed, max_consecutive_failed_trials=None,
     )  # fmt: skip
