@@ -136,6 +136,9 @@ class Cosine(_Warmup):
             final value at update number ``steps``.
         warmup_steps: optimizer steps of the linear warm-up.
         final_fraction: the final rate as a share of the peak.
+        cycles: half cosines of equal length, one after the other: each but the first begins with a
+            jump back to the peak, a "warm restart". The end of each is a good model of its own
+            (snapshot ensembles, Huang et al. 2017, eq. 2).
     """
 
     def __init__(
@@ -144,13 +147,29 @@ class Cosine(_Warmup):
         steps: int,
         warmup_steps: int = 0,
         final_fraction: float = 0.0,
+        cycles: int = 1,
     ):
         if not 0 <= final_fraction <= 1:
             raise ValueError(f"final_fraction must lie between 0 and 1, not {final_fraction}.")
-        self.final_fraction = float(final_fraction)
-        super().__init__(learning_rate, steps, warmup_steps, final_fraction=self.final_fraction)
+        if cycles != int(cycles) or not 1 <= cycles <= max(1, steps - warmup_steps):
+            raise ValueError(
+                f"cycles must be a whole number from 1 to the {steps - warmup_steps} steps that "
+                f"they share, not {cycles}."
+            )
+        self.final_fraction, self.cycles = float(final_fraction), int(cycles)
+        super().__init__(
+            learning_rate,
+            steps,
+            warmup_steps,
+            final_fraction=self.final_fraction,
+            cycles=self.cycles,
+        )
 
     def decay(self, share):
+        if self.cycles > 1:  # the first step of a cycle may not fall short of it by rounding
+            place = share * self.cycles + 1e-5
+            last = place >= self.cycles
+            share = ops.where(last, 1.0, ops.maximum(place - ops.floor(place) - 1e-5, 0.0))
         half_cosine = 0.5 * (1.0 + ops.cos(math.pi * share))
         return self.final_fraction + (1.0 - self.final_fraction) * half_cosine
 

@@ -466,6 +466,12 @@ def test_schedules_at_key_steps():
         [2 * (0.1 + 0.9 / 2), 2 * (0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), 0.2, 0.2]
     )
     assert at(O.Cosine(1.0, 10), 0, 5, 10) == approx([1.0, 0.5, 0.0], abs=1e-7)
+    # Two warm-up steps, then three half cosines of four steps each.
+    cycles = O.Cosine(1.0, 14, warmup_steps=2, cycles=3)
+    once = [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
+    assert at(cycles, *range(15)) == approx([0.5, 1.0, *once * 3, 0.0], abs=1e-4)
+    long = O.Cosine(1.0, 70_000, cycles=7)
+    assert at(long, *range(0, 70_000, 10_000)) == approx([1.0] * 7, abs=1e-4)
     linear = O.Linear(1.0, 14, warmup_steps=4)
     assert at(linear, 0, 3, 4, 9, 13, 14, 20) == approx([0.25, 1, 1, 0.5, 0.1, 0, 0], abs=1e-7)
     cycle = O.OneCycle(1.0, 100, warmup_share=0.2, start_divisor=10, final_divisor=1000)
@@ -483,7 +489,7 @@ def test_schedules_at_key_steps():
     [
         O.Constant(0.1),
         O.Step(0.1, 40, boundaries=(0.25, 30), factor=0.5),
-        O.Cosine(0.1, 40, warmup_steps=3, final_fraction=0.2),
+        O.Cosine(0.1, 40, warmup_steps=3, final_fraction=0.2, cycles=2),
         O.Linear(0.1, 40, warmup_steps=3),
         O.OneCycle(0.1, 40),
         O.InverseSqrt(0.1, warmup_steps=5),
@@ -507,6 +513,8 @@ def test_schedules_serialise_and_work_in_plain_keras(schedule):
     ("make_it", "words"),
     [
         (lambda: O.Cosine(0.1, 10, warmup_steps=10), "warmup_steps"),
+        (lambda: O.Cosine(0.1, 10, warmup_steps=4, cycles=7), "the 6 steps"),
+        (lambda: O.Cosine(0.1, 10, cycles=0), "cycles must be"),
         (lambda: O.Step(0.1, 10, boundaries=(0.9, 2)), "increase"),
         (lambda: O.Step(0.1, boundaries=(0.5,)), "share"),
         (lambda: O.Step(0.1, 10, boundaries=(2.5,)), "2.5"),
