@@ -29,7 +29,7 @@ import numpy as np
 
 from . import paired, studies
 from .choices import check_recipe
-from .recipe import Recipe, RecipeError, literal, override, parse_choice, split_values
+from .recipe import Recipe, RecipeError, literal, override, split_values
 from .run import RunError, write_atomic, write_json
 from .train import Diverged, train
 
@@ -87,7 +87,7 @@ def ablate(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if seeds < 1:
         raise RecipeError(f"An ablation needs at least one seed; got {seeds}.")
-    found = variants(recipe, vary, grid)
+    found = variants(recipe, vary, grid, tune_each)
     plan = {
         "recipe": recipe.model_dump(mode="json"),
         "vary": list(vary),
@@ -103,9 +103,14 @@ def ablate(
         return _report(place, recipe, rows, seeds, metric)
 
 
-def variants(recipe: Recipe, vary: Sequence[str], grid: bool = False) -> list[Variant]:
+def variants(
+    recipe: Recipe, vary: Sequence[str], grid: bool = False, tune_each: str | None = None
+) -> list[Variant]:
     """The recipes of a study, the base first; see :func:`ablate`. Raises RecipeError."""
     axes = [_axis(text) for text in vary]
+    tuned = _axis(tune_each)[0].replace("-", "_") if tune_each else ""
+    if tuned in {key.replace("-", "_") for key, _ in axes}:
+        raise RecipeError(f"--vary and --tune-each both set {tuned}; one of them can.")
     if not axes or sum(len(values) for _, values in axes) < 2:
         raise RecipeError(
             "There is nothing to compare: give --vary KEY=a,b with two values or more."
@@ -122,7 +127,7 @@ def variants(recipe: Recipe, vary: Sequence[str], grid: bool = False) -> list[Va
         changes = {key: values[i] for (key, values), i in zip(axes, places, strict=True)}
         changed = override(recipe, changes)
         check_recipe(changed)
-        name = ", ".join(_label(changed, key, value) for key, value in changes.items())
+        name = ", ".join(_label(changed, key, value, tuned) for key, value in changes.items())
         if name in names:
             raise RecipeError(f"The variant {name} occurs twice; every value is given once.")
         names.add(name)
@@ -138,15 +143,19 @@ def _axis(text: str) -> tuple[str, list[str]]:
     return key.strip(), values
 
 
-def _label(recipe: Recipe, key: str, value: str) -> str:
-    """What a variant is called; an optimizer always with its rate, so that a report names it."""
+def _label(recipe: Recipe, key: str, value: str, tuned: str) -> str:
+    """What a variant is called; an optimizer always with its rate, so that a report names it,
+    but where the rate is still to be chosen."""
+    key = key.replace("-", "_")
     short = key.rsplit(".", 1)[-1].replace("_", " ")
-    if key.replace("-", "_") == "algorithm.optimizer":
+    if key in ("algorithm.optimizer", "algorithm.optimizer.name"):
         from ..models import optimizers
 
-        choice = parse_choice(value)
-        rate = choice.get("learning_rate", optimizers.default_learning_rate(choice["name"]))
-        return f"{choice['name']}(learning_rate={rate:g})"
+        name, options = recipe.algorithm.optimizer.name, recipe.algorithm.optimizer.options
+        if tuned == "algorithm.optimizer.learning_rate":
+            return name
+        rate = options.get("learning_rate", optimizers.default_learning_rate(name))
+        return f"{name}(learning_rate={rate:g})"
     return value if re.match(r"[A-Za-z]", value) and value not in ("none", "true", "false") else (
         f"{short} {value}"
     )  # fmt: skip
@@ -234,7 +243,7 @@ def _report(place: Path, recipe: Recipe, rows: list[dict], seeds: int, metric) -
                 + f"; {_pace(row['time_ratio'])}"
             )
         if "tuned" in row:
-            chosen = ", ".join(f"{k}={v}" for k, v in row["tuned"].items())
+            chosen = ", ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in row["tuned"].items())
             row["verdict"] += f" (chosen on validation: {chosen})"
     result = {
         "recipe": recipe.name,
