@@ -1,7 +1,18 @@
 """Several models asked together: their mean, what it gains over one, and one SavedModel of all.
 
 Members that err in different places correct each other; what all get wrong stays wrong. Members
-are trained here from several seeds, or are finished runs, of any recipes, on the same data.
+are trained here, of one recipe or of several for the same task, or are finished runs; all on the
+same data and test split.
+
+=============== ==================================================================================
+``by``          the members of a recipe
+=============== ==================================================================================
+seed            its seed and those that follow it
+fold            the recipe with one of so many parts of the training data, another for each, as the
+                validation split: together they learn from all of it (Krogh and Vedelsby 1995)
+snapshot        one training whose rate falls and jumps up again; the net at the end of each fall
+                (Huang et al. 2017), without early stopping or averaged weights: at the price of one
+=============== ==================================================================================
 
 =============== ==================================================================================
 ``combine``     the answer
@@ -27,14 +38,14 @@ import numpy as np
 import tensorflow as tf
 from scipy.optimize import minimize
 
+from . import members as making
 from . import plots, studies
 from .data import load
 from .evaluate import BINS, classification, intervals, predict_split, regression
 from .export import TOLERANCE, publish, require_answers
-from .recipe import Recipe, RecipeError, override
-from .run import Run, RunError, check_same_data, write_json
+from .recipe import Recipe, RecipeError
+from .run import MODEL, Run, RunError, check_same_data, write_json
 from .served import Served, examples
-from .train import train
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +54,10 @@ _TINY = 1e-12  # below it a probability's logarithm is taken as its
 
 
 def ensemble(
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Sequence[Recipe | str] | None = None,
     members: int = 5,
     *,
+    by: str = "seed",
     runs: Sequence[str | os.PathLike] = (),
     combine: str = "probabilities",
     directory: str | os.PathLike | None = None,
@@ -55,8 +67,9 @@ def ensemble(
     """Trains members, or takes finished runs, measures them together and exports them as one.
 
     Args:
-        recipe: a recipe or its name; its seed and those that follow it are the members.
-        members: how many.
+        recipe: a recipe or its name, or several.
+        members: how many of each recipe.
+        by: what members of one recipe differ in; see the module's text.
         runs: instead of a recipe: finished runs on the same data and split.
         combine: see the module's text.
         directory: where it goes; by default runs/ensemble-NAME-K.
@@ -64,62 +77,90 @@ def ensemble(
         data: arrays, for recipes whose source is ``python``.
 
     Returns:
-        {"members": [paths], "weights", "metrics": {metric: {"value", "low", "high"}} of the whole
-        on the test split, "of_members": [{metric: value}], "gain": {metric: {"value", "low",
-        "high"}}: the whole minus the mean member, example by example, "disagreement": share of
-        pairs of members and examples with unequal labels, "export": path}; also written as
-        ensemble.json with calibration.png.
+        {"members": [paths], "combine", "weights", "split", "metrics": {metric: {"value", "low",
+        "high"}} of the whole on the test split, "of_members": [{metric: value}], "gain": {metric:
+        {"value", "low", "high"}}: the whole minus the mean member, example by example,
+        "disagreement": share of pairs of members and examples with unequal labels, "export": path,
+        "export_error": how far the export's numbers lie from the mean of the members' at most};
+        also written as ensemble.json with calibration.png.
 
     Raises:
-        RecipeError: fewer than two members, an unknown way to combine, a task it is not for.
-        RunError: runs on other data.
+        RecipeError: fewer than two members, an unknown way to make or combine them, a task it is
+            not for.
+        RunError: runs, or recipes, on other data or another test split.
     """
     from .recipes import get_recipe
 
     if combine not in COMBINE:
         raise RecipeError(f"There is no combine {combine!r}; choose {', '.join(COMBINE)}.")
-    if (recipe is None) == (not runs):
+    given = [recipe] if isinstance(recipe, Recipe | str) else list(recipe or ())
+    if bool(given) == bool(runs):
         raise RecipeError("Give either a recipe to train or finished runs, and not both.")
-    if (len(runs) or members) < 2:
+    if (len(runs) or len(given) * members) < 2:
         raise RecipeError("An ensemble has two members or more.")
-    if recipe is not None:
-        recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-        _check_task(load(recipe.data, data))  # before anything is trained for it
-        name, plan = recipe.name, {"recipe": recipe.model_dump(mode="json"), "members": members}
-    else:
+    if runs:
         name, plan = Run(runs[0]).recipe.name, {"runs": [str(Path(run).resolve()) for run in runs]}
+    else:
+        recipes = [get_recipe(one) if isinstance(one, str) else one for one in given]
+        training = making.plan(recipes, members, by)
+        # Before anything is trained for it; members by seed have the same data.
+        distinct = {one.recipe.data.model_dump_json(): one.recipe for one in training}.values()
+        datasets = [load(one.data, data) for one in distinct]
+        _require_same(datasets, [one.name for one in distinct], combine)
+        del datasets
+        name = "-".join(one.name for one in recipes)
+        plan = {"recipes": [one.model_dump(mode="json") for one in recipes], "members": members,
+                "by": by}  # fmt: skip
     place = studies.directory_of("ensemble", name, directory, plan)
     with studies.held(place, plan):
-        found = [Run(run) for run in runs]
-        for number in range(0 if runs else members):
-            seeded = override(recipe, {"seed": recipe.seed + number})
-            log.info("member %d of %d, seed %d", number + 1, members, seeded.seed)
-            folder = place / f"seed-{seeded.seed}"
-            found.append(train(seeded, folder, data, callbacks=callbacks))
-            keras.backend.clear_session()
+        if runs:
+            found = [Run(run) for run in runs]
+        else:
+            found = making.train_all(training, place, callbacks, data)
         return _together(place, found, combine, data)
+
+
+def _require_same(datasets: list, names: Sequence[str], combine: str) -> None:
+    """Raises where members cannot be asked together: another task, other data, other splits.
+
+    The test splits have to be the same, so that no member has seen what another is asked; the
+    validation splits too where weights are found on them.
+    """
+    first = datasets[0]
+    if first.task not in ("classification", "regression"):
+        raise RecipeError(f"Ensembles answer for classes and numbers, not {first.task}.")
+    needed = ["test" if "test" in first.sizes else "validation"]
+    if combine == "validation":
+        if "validation" not in first.sizes:
+            raise RunError("combine=validation weighs on a validation split; the data have none.")
+        needed.append("validation")
+    for name, dataset in zip(names, datasets, strict=True):
+        same = dataset.about.get("fingerprint") == first.about.get("fingerprint")
+        same = same and dataset.task == first.task and dataset.sizes.keys() == first.sizes.keys()
+        for split in needed if same else ():
+            if not np.array_equal(dataset.rows(split), first.rows(split)):
+                same = False
+                if split == "validation" and "test" in first.sizes:
+                    raise RunError(
+                        "The members were validated on different examples, as those by fold are: "
+                        "there are none on which weights could be found. Choose "
+                        "combine=probabilities or logits."
+                    )
+        if not same:
+            raise RunError(
+                f"{name} is trained on other data, or split otherwise, than {names[0]}: what one "
+                "member has learnt may be another's test. Train them on one split."
+            )
 
 
 def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str, Any]:
     datasets = [load(run.recipe.data, data) for run in runs]
     for run, dataset in zip(runs, datasets, strict=True):
         check_same_data(run, dataset)
-        first = datasets[0]
-        same = dataset.about.get("fingerprint") == first.about.get("fingerprint")
-        same = same and dataset.task == first.task and dataset.sizes.keys() == first.sizes.keys()
-        if not same or any(
-            not np.array_equal(dataset.rows(split), first.rows(split)) for split in first.sizes
-        ):
-            raise RunError(
-                f"{run.path} was trained on other data, or split otherwise, than {runs[0].path}: "
-                "what one member has learnt may be another's test. Train them on one split."
-            )
-    _check_task(datasets[0])
+    _require_same(datasets, [str(run.path) for run in runs], combine)
     split = "test" if "test" in datasets[0].sizes else "validation"
     weights = np.full(len(runs), 1 / len(runs))
     if combine == "validation":
-        if "validation" not in datasets[0].sizes:
-            raise RunError("combine=validation weighs on a validation split; the data have none.")
         answers = _answers(runs, datasets, "validation")
         weights = stack(answers, datasets[0].targets("validation"))
     answers = _answers(runs, datasets, split)
@@ -137,7 +178,9 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
 
     alone = np.arange(n)[None]
     result: dict[str, Any] = {
-        "members": [str(run.path) for run in runs],
+        "members": [
+            str(run.path / run.file) if run.file != MODEL else str(run.path) for run in runs
+        ],
         "combine": combine,
         "weights": weights,
         "split": split,
@@ -170,21 +213,17 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
     )
     precision = max((run.recipe.algorithm.precision for run in runs), key=TOLERANCE.get)
     request = {f"serving_default/{name}": values for name, values in rows.items()}
+    errors = []
     path = publish(
         served,
         runs[0],
         rows,
         place / "export",
-        lambda directory: require_answers(directory, request, expected, precision),
+        lambda directory: errors.append(require_answers(directory, request, expected, precision)),
     )
-    result["export"] = str(path)
+    result |= {"export": str(path), "export_error": errors[0]}
     write_json(place / "ensemble.json", result)
     return result
-
-
-def _check_task(dataset) -> None:
-    if dataset.task not in ("classification", "regression"):
-        raise RecipeError(f"Ensembles answer for classes and numbers, not {dataset.task}.")
 
 
 def _answers(runs: list[Run], datasets: list, split: str) -> list[dict[str, np.ndarray]]:

@@ -220,8 +220,10 @@ def require_answers(
     request: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
     precision: str = "float32",
-) -> None:
+) -> float:
     """Asks every signature of a request alone (:func:`ask_alone`) and compares all its outputs.
+
+    Returns by how much a number among them differs at most.
 
     Raises RunError for an answer other than ``expected`` {output: [n, ...]}, which all signatures
     of the request should give. Below float32 rounding may tip a label or a word over, and only
@@ -229,12 +231,13 @@ def require_answers(
     """
     tolerance = TOLERANCE[precision]
     answer = ask_alone([directory], [request])[0]
+    gaps = [0.0]
     for signature in dict.fromkeys(key.partition("/")[0] for key in request):
         for name, right in expected.items():
             if right.dtype.kind != "f" and precision != "float32":
                 continue
             for suffix in ("", "#alone"):
-                _require_equal(
+                gap = _require_equal(
                     answer[f"{signature}/{name}{suffix}"],
                     right,
                     f"output {name!r} of signature {signature!r}"
@@ -242,6 +245,8 @@ def require_answers(
                     directory,
                     tolerance,
                 )
+                gaps.append(gap)
+    return max(gaps)
 
 
 def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
@@ -272,18 +277,19 @@ def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
 
 def _require_equal(
     given: np.ndarray, right: np.ndarray, what: str, directory: Path, tolerance: float
-) -> None:
+) -> float:
+    """The largest difference of two numbers. Raises RunError where it is too large."""
     if given.shape != right.shape:
         difference = f"has shape {given.shape}, the model's {right.shape}"
     elif right.dtype == np.uint8:  # pixels: a last bit may tip a value over to the next
         gap = int(np.max(np.abs(given.astype(int) - right), initial=0))
         if gap <= 1:
-            return
+            return float(gap)
         difference = f"differs from the model's by up to {gap}"
     elif right.dtype.kind != "f":
         wrong = np.flatnonzero(given != right)
         if not len(wrong):
-            return
+            return 0.0
         difference = f"is {given[wrong[0]]!r} in row {wrong[0]}, the model's {right[wrong[0]]!r}"
     else:
         finite = np.isfinite(right)
@@ -291,7 +297,7 @@ def _require_equal(
         most = float(np.max(np.abs(right[finite]), initial=1.0))
         same = np.array_equal(given[~finite], right[~finite], equal_nan=True)
         if same and gap <= tolerance * most:
-            return
+            return gap
         difference = f"differs from the model's by up to {gap:.3g}"
     raise RunError(
         f"The export does not answer as the model does: {what} {difference}. "

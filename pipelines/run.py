@@ -27,6 +27,8 @@ import numpy as np
 
 from .recipe import Recipe
 
+MODEL = "model.keras"
+
 
 class RunError(RuntimeError):
     """A run directory that cannot be used as asked. The message says what to do."""
@@ -95,13 +97,14 @@ class Run:
 
     Args:
         path: a directory that ``train`` has written.
+        file: of the model in it; by default that with the weights of the best epoch.
 
     Raises:
         RunError: there is no such directory, or it holds no run.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, file: str = MODEL):
+        self.path, self.file = Path(path), file
         if not _holds(self.path):
             raise RunError(
                 f"{self.path} {_no_run(self.path)} Give the directory that `epochal train` "
@@ -177,15 +180,15 @@ class Run:
 
     @cached_property
     def model(self):
-        """The trained Keras model (the best epoch's weights)."""
+        """The trained Keras model, as a rule with the best epoch's weights."""
         import keras
 
         from ..models import registry
 
         registry.get("models", self.recipe.model.name)  # imports the classes in model.keras
-        file = self.path / "model.keras"
+        file = self.path / self.file
         if not file.is_file():
-            raise self._lacks(file.name)
+            raise self._lacks(self.file)
         if not zipfile.is_zipfile(file):
             raise RunError(f"{file} is damaged: it is no Keras file. Train the run again.")
         return keras.models.load_model(file, compile=False)
