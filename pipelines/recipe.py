@@ -176,6 +176,9 @@ class Data(_Strict):
     target: str | None = None
     """csv, text and pairs: the column to predict; by default the last. series: the column to
     forecast, or several with commas between them."""
+    group: str | None = None
+    """csv: a column of names, of patients or shops say. Rows of one name stay together in one split
+    or fold, so that no model is asked about what it has met; the column itself is no input."""
     season: Count | None = None
     """series: steps after which the series repeats itself, more or less; forecasts are measured
     against that repetition. By default a day, week or year, by the step of the time stamps."""
@@ -226,6 +229,12 @@ class Data(_Strict):
             raise ValueError(
                 f"validation_fold {self.validation_fold} is none of "
                 f"validation_folds={self.validation_folds}, counted from 0"
+            )
+        if self.group is not None and (not self.source.startswith("csv:") or self.split == "time"):
+            raise ValueError(
+                f"group ({self.group!r}) is a column of a csv: table that is split at random; "
+                f"source is {self.source!r}"
+                + (" and split is 'time'" if self.split == "time" else "")
             )
         if self.batch_size == 1 and (self.mixup is not None or self.cutmix is not None):
             raise ValueError(

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 # Keys that change which examples are asked, or what for: scores would not compare, and the test
 # split could end up in training.
 _FIXED = ("source", "validation_fraction", "test_fraction", "split", "split_seed", "folds", "fold",
-          "validation_folds", "validation_fold", "target", "text", "task")  # fmt: skip
+          "validation_folds", "validation_fold", "target", "group", "text", "task")  # fmt: skip
 
 
 def tune(

@@ -46,7 +46,8 @@ def open_table(data: Data) -> Source:
         data: ``source`` is "csv:PATH" or "csv:@NAME"; ``target`` the column to predict (by default
             the catalogue's choice, else the last column); ``task`` overrides what is inferred:
             text, true/false, two different integers, or up to 20 that occur three times each on
-            average, mean classification, other numbers regression.
+            average, mean classification, other numbers regression; ``group`` the column that tells
+            which rows belong together.
 
     Returns:
         Source of kind "columns": everything in "train" (splits are carved elsewhere), float32 and
@@ -56,8 +57,8 @@ def open_table(data: Data) -> Source:
 
     Raises:
         SourceError: for a file that is missing or malformed (see :func:`.delimited.parse`), a
-            target that is missing, constant, not finite or does not suit the task, and infinite
-            features.
+            target that is missing, constant, not finite or does not suit the task, infinite
+            features, and a group that is missing, also of single rows.
     """
     path, entry = _resolve(data.source.removeprefix("csv:"))
     stored, raw = delimited.read_bytes(path)
@@ -68,6 +69,7 @@ def open_table(data: Data) -> Source:
             f"{path.name} has no column {target_name!r} to predict. {nearest(target_name, texts)}"
             f"Its columns are {', '.join(texts)}."
         )
+    groups = None if data.group is None else _groups(data.group, target_name, texts, path.name)
     notes: list[str] = []
     in_time = entry is not None and entry.kind == "series"
     if in_time and data.split == "random":
@@ -84,6 +86,8 @@ def open_table(data: Data) -> Source:
             _require_present(name, values, form)
             task = _task(name, text, values, form, data.task)
             target, classes = _target(name, values, form, task)
+        elif name == data.group:
+            pass  # it tells which rows belong together, and is no input
         elif form == "empty":
             notes.append(f"Column {name!r} has no value at all and is left out.")
             continue
@@ -105,8 +109,30 @@ def open_table(data: Data) -> Source:
         "columns": summaries,
         "notes": notes,
     }
-    rows = Rows(columns, target)
+    rows = Rows(columns, target, groups)
     return Source("columns", task, classes, {"train": rows}, target_name, about, in_time)
+
+
+def _groups(name: str, target: str, texts: Mapping[str, pa.Array], file: str) -> np.ndarray:
+    """int64 [n], equal where the column is; SourceError where it cannot be the recipe's group."""
+    if name not in texts:
+        raise SourceError(
+            f"{file} has no column {name!r} to group the rows by. {nearest(name, texts)}"
+            f"Its columns are {', '.join(texts)}."
+        )
+    if name == target:
+        raise SourceError(
+            f"{file}: data.group {name!r} is the target. Give another column of "
+            f"{', '.join(texts)}, or none."
+        )
+    values = _strings(texts[name])
+    wrong = np.array([value.lower() in _MISSING for value in values])
+    if wrong.any():
+        raise SourceError(
+            f"{file}: the group {name!r} is missing in {which_rows(wrong)}. Give each row a group, "
+            "one of its own if it belongs to no other."
+        )
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def read_rows(path: Path | str, forms: Mapping[str, str]) -> dict[str, np.ndarray]:

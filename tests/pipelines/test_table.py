@@ -9,7 +9,8 @@ import pytest
 
 from epochal.pipelines.data import catalog, load, table
 from epochal.pipelines.data.source import SourceError
-from epochal.pipelines.recipe import Data
+from epochal.pipelines.recipe import Data, RecipeError, override
+from epochal.pipelines.recipes import get_recipe
 
 needs_data = pytest.mark.skipif(
     not os.environ.get(catalog.VARIABLE), reason=f"{catalog.VARIABLE} is not set"
@@ -262,6 +263,41 @@ def test_catalogue_decides_the_target():
         22_641,
     )
     np.testing.assert_allclose(source.splits["train"].target.mean(), 0.819, atol=5e-4)
+
+
+def test_rows_of_a_group_stay_together_and_the_group_is_no_input(write):
+    patients = np.random.default_rng(0).permutation(np.repeat(np.arange(20), 6))
+    lines = [f"p{patient},{i},{'ill' if patient % 3 else 'well'}"
+             for i, patient in enumerate(patients)]  # fmt: skip
+    source = write("\n".join(["patient,dose,state", *lines]))
+    plain = load(Data(source=source, ops="drop('patient')|standardize"))
+    mixed = [set(patients[plain.rows(split)]) for split in plain.sizes]
+    assert mixed[0] & mixed[1]
+    assert mixed[0] & mixed[2]
+    dataset = load(Data(source=source, ops="standardize", group="patient"))
+    apart = [set(patients[dataset.rows(split)]) for split in ("train", "validation", "test")]
+    assert sum(map(len, apart)) == len(set.union(*apart)) == 20
+    assert list(dataset.raw("test", np.arange(1))) == ["dose"]
+    tested = []
+    for fold in range(4):
+        one = load(Data(source=source, ops="standardize", group="patient", folds=4, fold=fold))
+        seen, asked = (set(patients[one.rows(split)]) for split in ("train", "test"))
+        assert not seen & asked
+        tested += sorted(asked)
+    assert sorted(tested) == list(range(20))
+
+
+def test_what_can_be_no_group_is_named(write):
+    text = "who,dose,state\na,1,x\n,2,y\nb,3,x\n"
+    for group, message in (
+        ("state", "is the target"),
+        ("whom", "Did you mean 'who'"),
+        ("who", "missing in 1 of 3 rows .row 2"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            open_text(write, text, group=group)
+    with pytest.raises(RecipeError, match="csv: table that is split at random"):
+        override(get_recipe("mlp-digits"), {"data.group": "who"})
 
 
 def test_a_series_is_split_by_time_and_any_table_can_be(tmp_path):
