@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from . import results
-from .arguments import Directory, Positional, RecipeName, changed_recipe
+from .arguments import Directory, Positional, RecipeName, UsageError, changed_recipe
 from .terminal import load_tensorflow, log_to, new_console, print_json
 
 
@@ -18,6 +18,7 @@ def crossval(
     *,
     folds: int = 5,
     repeats: int = 1,
+    random_splits: int = 0,
     run_dir: Directory = None,
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
@@ -28,49 +29,80 @@ def crossval(
         recipe: a recipe's name or JSON file.
         folds: in how many parts the training examples are dealt.
         repeats: how often they are dealt anew.
+        random_splits: random splits to train on too, whose mean test score it is compared with.
         run_dir: where the study goes; by default runs/crossval-RECIPE-K.
         json: print JSON.
     """
     load_tensorflow()
+    from . import studies
     from .crossval import crossval as crossval_
+    from .crossval import sentence
 
-    result = _study(crossval_, recipe, overrides, json, folds, repeats, directory=run_dir)
+    result = _study(crossval_, recipe, overrides, json, folds, repeats,
+                    random_splits=random_splits, directory=run_dir)  # fmt: skip
     if result is not None:
+        console = new_console()
         shown = {"mean of folds": result["mean_of_folds"], "out of fold": result["out_of_fold"]}
-        new_console().print(results.metrics_table(shown))
-        new_console().print(f"study: {result['directory']}", highlight=False)
+        console.print(results.metrics_table(shown))
+        lines = [f"study: {result['directory']}"]
+        memory = result["resident_mib"]
+        if len(memory) > 2 and all(memory):
+            lines.insert(0, f"resident memory after fold 2: {memory[1]:.0f} MiB, after the last: "
+                         f"{memory[-1]:.0f} MiB")  # fmt: skip
+        if result["random_splits"]:
+            lines.insert(0, sentence(result, studies.usual(result["scores"])))
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def ensemble(
-    recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")] = "",
+    recipes: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RECIPE...")] = (),
     /,
     *,
     members: int = 5,
+    by: Literal["seed", "fold", "snapshot"] = "seed",
     runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN...")] = (),
     combine: Literal["probabilities", "logits", "validation"] = "probabilities",
     run_dir: Directory = None,
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
 ) -> None:
-    """Train a recipe from several seeds and export all of them as one model.
+    """Train a recipe, or several, more than once and export all models as one.
 
     Args:
-        recipe: a recipe's name or JSON file; leave it out with --runs.
-        members: how many seeds.
-        runs: instead of a recipe: finished runs on the same data.
+        recipes: recipes' names or JSON files; leave them out with --runs.
+        members: how many of each recipe.
+        by: what they differ in: seed, validation fold, or snapshots of one training in cycles.
+        runs: instead of recipes: finished runs on the same data.
         combine: mean of probabilities, of logits, or weighted by the validation split.
         run_dir: where the ensemble goes; by default runs/ensemble-RECIPE-K.
         json: print JSON.
     """
+    if runs and overrides:
+        raise UsageError(f"--{next(iter(overrides))}: the recipes of --runs stay as they are")
     load_tensorflow()
     from .ensemble import ensemble as ensemble_
 
-    result = _study(ensemble_, recipe, overrides, json, members, runs=runs, combine=combine,
+    result = _study(ensemble_, recipes, overrides, json, members, by=by, runs=runs, combine=combine,
                     directory=run_dir)  # fmt: skip
     if result is not None:
+        console = new_console()
         shown = {"all together": result["metrics"], "gain over a member": result["gain"]}
-        new_console().print(results.metrics_table(shown))
-        new_console().print(f"exported to {result['export']}", highlight=False)
+        console.print(results.metrics_table(shown))
+        if "disagreement" in result:
+            console.print(
+                f"two members disagree on {result['disagreement']:.1%} of the {result['split']} "
+                "split",
+                highlight=False,
+            )
+        if combine == "validation":
+            weights = ", ".join(f"{weight:.3f}" for weight in result["weights"])
+            console.print(f"weights found on validation: {weights}", highlight=False)
+        console.print(
+            f"exported to {result['export']}; its answers differ from the mean of the members by "
+            f"up to {result['export_error']:.1e}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def ablate(
@@ -182,9 +214,12 @@ def tune(
 VERBS = {"crossval": crossval, "ensemble": ensemble, "ablate": ablate, "tune": tune}
 
 
-def _study(function, recipe: str, overrides, as_json: bool, *arguments, **options):
+def _study(function, recipe, overrides, as_json: bool, *arguments, **options):
     """Runs a study of many runs with progress; prints it as JSON and returns None, if asked."""
-    changed = changed_recipe(recipe, overrides) if recipe else None
+    if isinstance(recipe, tuple):
+        changed = [changed_recipe(one, overrides) for one in recipe]
+    else:
+        changed = changed_recipe(recipe, overrides)
     from .progress import TerminalProgress
     from .run import plain
 

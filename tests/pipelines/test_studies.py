@@ -3,11 +3,12 @@
 import csv
 import json
 
+import keras
 import numpy as np
 import pytest
 
 from epochal.pipelines import ablate as verb
-from epochal.pipelines import crossval, ensemble, paired, studies
+from epochal.pipelines import crossval, ensemble, members, paired, studies, train, tune
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.data.splits import deal, in_time
@@ -89,6 +90,20 @@ def test_variants_one_at_a_time_and_as_a_grid():
         module.variants(iris(), ["algorithm.optimizer=adam,warp"])
     with pytest.raises(RecipeError, match="twice"):
         module.variants(iris(), ["loss=cross-entropy,cross-entropy"])
+
+
+def test_a_variant_is_named_with_the_rate_that_it_is_trained_with():
+    def names(vary, tuned=None):
+        return [variant.name for variant in module.variants(iris(), [vary], tune_each=tuned)]
+
+    # iris has adam(learning_rate=0.02); the name that changes takes its own documented default
+    assert names("algorithm.optimizer.name=adam,sgd") == [
+        "adam(learning_rate=0.02)", "sgd(learning_rate=0.01)",
+    ]  # fmt: skip
+    rates = "algorithm.optimizer.learning-rate=0.1,0.01"
+    assert names("algorithm.optimizer=adam,sgd(momentum=0.9)", rates) == ["adam", "sgd"]
+    with pytest.raises(RecipeError, match="both set algorithm.optimizer.learning_rate"):
+        names(rates, rates)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +240,7 @@ def test_a_task_without_single_predictions_is_refused_before_training(tmp_path):
 
 
 def test_every_example_is_predicted_once_by_a_stranger(tmp_path):
-    result = crossval(iris(), 3, 2, directory=tmp_path / "folds")
+    result = crossval(iris(epochs=2), 3, 2, random_splits=2, directory=tmp_path / "folds")
     assert result["examples"] == 150
     assert len(result["scores"]["accuracy"]) == 6
     mean = result["mean_of_folds"]["accuracy"]
@@ -246,6 +261,63 @@ def test_every_example_is_predicted_once_by_a_stranger(tmp_path):
     assert statistics["mean"]["features"] == pytest.approx(
         seen.mean(axis=0), rel=1e-4
     )  # of this fold's training rows
+    memory = result["resident_mib"]
+    assert len(memory) == 6
+    assert memory[-1] == pytest.approx(memory[1], rel=0.1)
+    others = result["random_splits"]["scores"]["accuracy"]
+    runs = [Run(tmp_path / "folds" / f"random-{number}") for number in (1, 2)]
+    assert [run.recipe.data.split_seed for run in runs] == [2, 3]  # 0 and 1 dealt the folds
+    assert others == [run.metrics["test"]["accuracy"]["value"] for run in runs]
+    compared = result["random_splits"]["compared"]["accuracy"]
+    error = abs(others[0] - others[1]) / 2  # s / sqrt(2), s = gap / sqrt(2)
+    assert compared["standard_error"] == pytest.approx(error)
+    gap = result["out_of_fold"]["accuracy"]["value"] - np.mean(others)
+    assert compared["distance"] == (pytest.approx(gap / error) if error else 0.0)
+    page = (tmp_path / "folds" / "README.md").read_text()
+    assert "standard errors apart" in page
+    assert len([line for line in page.splitlines() if line.startswith("| 2 | ")]) == 3
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C at the beginning of this epoch, of all runs together."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.left = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(tmp_path):
+    crossval(iris(), 3, directory=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):  # in the third epoch of the second fold
+        crossval(iris(), 3, directory=tmp_path / "cut", callbacks=[Interrupt(7)])
+    first = tmp_path / "cut" / "repeat-1" / "fold-1" / "model.keras"
+    written = first.stat().st_mtime_ns
+    crossval(iris(), 3, directory=tmp_path / "cut")
+    assert first.stat().st_mtime_ns == written
+    with (
+        np.load(tmp_path / "whole" / "out_of_fold.npz") as whole,
+        np.load(tmp_path / "cut" / "out_of_fold.npz") as cut,
+    ):
+        assert np.array_equal(whole["probabilities1"], cut["probabilities1"])
+        assert np.array_equal(whole["row1"], cut["row1"])
+
+
+def test_random_splits_are_refused_where_there_are_none(tmp_path):
+    x = np.arange(60, dtype=np.float32)[:, None]
+    fixed = {"train": (x, x[:, 0]), "test": (x - 100, x[:, 0])}
+    recipe = Recipe(name="fixed", data=Data(source="python"), model=Choice(name="linear"),
+                    loss=Choice(name="mse"), algorithm=Algorithm(epochs=1))  # fmt: skip
+    with pytest.raises(RecipeError, match="the same for every data.split_seed"):
+        crossval(recipe, 3, random_splits=5, directory=tmp_path / "folds", data=fixed)
+    with pytest.raises(RecipeError, match="two random splits or more; got 1"):
+        crossval(iris(), 3, random_splits=1, directory=tmp_path / "folds")
+    assert not (tmp_path / "folds").exists()
 
 
 # ------------------------------------------------------------------------------------ ensembles
@@ -278,6 +350,106 @@ def test_the_gain_is_that_over_the_mean_member(together):
     assert gain["value"] == pytest.approx(whole - mean)
     assert gain["low"] <= gain["value"] <= gain["high"]
     assert 0 <= together["disagreement"] < 0.5
+
+
+def test_members_by_fold_share_the_test_and_validate_on_all_the_rest():
+    trainings = members.plan([iris()], 3, "fold")
+    assert [one.folder for one in trainings] == ["fold-1", "fold-2", "fold-3"]
+    datasets = [load(one.recipe.data) for one in trainings]
+    test = load(iris().data).rows("test").tolist()
+    assert all(dataset.rows("test").tolist() == test for dataset in datasets)
+    validated = np.concatenate([dataset.rows("validation") for dataset in datasets])
+    assert sorted([*validated, *test]) == list(range(150))
+    with pytest.raises(RunError, match="none on which weights could be found"):
+        ensemble(iris(), 3, by="fold", combine="validation")
+
+
+def test_members_of_several_recipes_each_have_a_place():
+    other = iris().model_copy(update={"name": "other", "model": Choice(name="linear")})
+    trainings = members.plan([iris(), other], 2, "seed")
+    assert [(one.folder, one.recipe.model.name, one.recipe.seed) for one in trainings] == [
+        ("iris/seed-0", "mlp", 0), ("iris/seed-1", "mlp", 1),
+        ("other/seed-0", "linear", 0), ("other/seed-1", "linear", 1),
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match="iris is given twice"):
+        members.plan([iris(), iris()], 2, "seed")
+    torn = other.model_copy(update={"data": Data(source="builtin:iris", split_seed=5)})
+    with pytest.raises(RunError, match="other is trained on other data, or split otherwise"):
+        ensemble([iris(), torn], 2)
+    with pytest.raises(RecipeError, match=r"3 snapshots .* iris has 4 epochs"):
+        ensemble(iris(), 3, by="snapshot")
+
+
+def test_snapshots_are_the_ends_of_the_cycles_of_one_training(tmp_path):
+    recipe = iris(ema=0.9, early_stopping={"patience": 1})
+    trainings = members.plan([recipe], 2, "snapshot")
+    assert trainings[0].recipe.algorithm.ema is trainings[0].recipe.algorithm.early_stopping is None
+    with pytest.raises(KeyboardInterrupt):
+        members.train_all(trainings, tmp_path, [Interrupt(4)], None)
+    first = (tmp_path / "cycles" / "snapshots" / "cycle-1.keras").stat().st_mtime_ns
+    found = members.train_all(trainings, tmp_path, [], None)
+    assert [run.file for run in found] == ["snapshots/cycle-1.keras", "snapshots/cycle-2.keras"]
+    assert (tmp_path / "cycles" / found[0].file).stat().st_mtime_ns == first
+    history = found[0].history
+    rates = [row["learning_rate"] for row in history]  # after each epoch: middle, end, middle, end
+    assert rates == pytest.approx([0.01, 0.02, 0.01, 0.0], rel=1e-3, abs=1e-6)
+    dataset = load(recipe.data)
+    x, y = next(iter(dataset.split("validation").unbatch().batch(99)))
+    for run, epoch in zip(found, (2, 4), strict=True):
+        loss = float(run.loss(y, run.model(x)))
+        assert loss == pytest.approx(history[epoch - 1]["val_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_snapshots_of_two_recipes_from_the_command_line(tmp_path, capsys):
+    names = []
+    for name, model in (("net", "mlp"), ("line", "linear")):
+        file = tmp_path / f"{name}.json"
+        file.write_text(iris().model_copy(update={"name": name, "model": Choice(name=model)})
+                        .to_json())  # fmt: skip
+        names.append(str(file))
+    place = tmp_path / "both"
+    arguments = ["--members", "2", "--by", "snapshot", "--combine", "validation"]
+    assert _main(["ensemble", *names, *arguments, "--run-dir", str(place)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "two members disagree on" in said
+    assert "weights found on validation: " in said
+    result = json.loads((place / "ensemble.json").read_text())
+    assert [member.split("both/")[1] for member in result["members"]] == [
+        f"{name}/cycles/snapshots/cycle-{cycle}.keras" for name in ("net", "line")
+        for cycle in (1, 2)
+    ]  # fmt: skip
+    assert result["export_error"] < 1e-6
+
+
+@pytest.mark.slow
+def test_no_study_chooses_by_the_test_split(tmp_path):
+    """Whatever the test split says, every choice is the same; only what is reported differs."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(300, 4)).astype(np.float32)
+    y = (x[:, 0] + 0.7 * draw.normal(size=300) > 0).astype(np.int64)
+    right = {"train": (x[:200], y[:200]), "test": (x[200:], y[200:])}
+    wrong = right | {"test": (x[200:], 1 - y[200:])}
+    recipe = iris().model_copy(
+        update={"name": "blind", "data": Data(source="python", validation_fraction=0.3)}
+    )
+    rate = "algorithm.optimizer.learning_rate"
+    chosen, reported = [], []
+    for name, data in (("right", right), ("wrong", wrong)):
+        place = tmp_path / name
+        search = tune(recipe, 3, space=[f"{rate}=log(1e-5,1)"], directory=place / "t", data=data)
+        varied = verb(recipe, ["loss=cross-entropy,focal"], 1, directory=place / "a",
+                      tune_each=f"{rate}=0.5,0.01,0.0001", data=data)  # fmt: skip
+        other = train(recipe.model_copy(update={"name": "b", "seed": 9}), place / "b", data)
+        runs = [search["best"]["directory"], other.path]
+        together = ensemble(runs=runs, combine="validation", directory=place / "e", data=data)
+        chosen.append([
+            search["best"]["values"], [row["tuned"] for row in varied["variants"]],
+            together["weights"].tolist(), other.metrics["best_epoch"],
+        ])  # fmt: skip
+        reported.append(together["metrics"]["accuracy"]["value"])
+    assert chosen[0] == chosen[1]
+    assert reported[0] > 0.6 > 0.4 > reported[1]
 
 
 def test_finished_runs_on_one_split_may_be_of_different_recipes(together, tmp_path):
@@ -313,3 +485,5 @@ def test_what_makes_no_ensemble_is_said():
         ensemble(iris(), 2, combine="votes")
     with pytest.raises(RecipeError, match="either a recipe"):
         ensemble()
+    with pytest.raises(RecipeError, match="seed, fold, snapshot"):
+        ensemble(iris(), 2, by="luck")
