@@ -22,7 +22,10 @@ from . import recipe, searches
 def resnet20_digits() -> Recipe:
     """ResNet-20 on scikit-learn's 8x8 digits: the demo.
 
-    2 CPU cores, under a minute. Test accuracy over 5 split seeds: 98.7 ± 0.4%.
+    2 CPU cores: not measured with these settings, half a minute projected. The validation split has
+    144 images, so that with plain weights at a high rate its loss jumps by factors from epoch to
+    epoch, and a lucky dip may end the training before the rate has fallen. Averaged weights, over
+    some two epochs, have no such dips.
 
         epochal train resnet20-digits
     """
@@ -38,7 +41,8 @@ def resnet20_digits() -> Recipe:
             schedule=Choice(name="cosine"),
             epochs=40,
             weight_decay=0.01,
-            early_stopping=EarlyStopping(monitor="val_loss", patience=8),
+            ema=0.98,
+            early_stopping=EarlyStopping(monitor="val_loss", patience=10),
         ),
     )
 
