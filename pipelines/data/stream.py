@@ -20,9 +20,8 @@ WINDOWS = 2**30  # and from here on, the windows of streamed files
 MIXING = 2**13  # as the place of an op: behind every chain, and all views of it
 _FIRST_DRAW = 2
 _DRAWS_AN_OP = 64
-# Places of ops between two views of an example. Of a key's part the cipher reads 20 bits here (half
-# of those of 2**40): whatever is to differ has to differ in these.
-_VIEW = 2**10
+_VIEW = 2**10  # places of ops between two views of an example
+_PART = 2**21 - 1  # a third of a key's 64 bits
 
 
 def permute(index: tf.Tensor, n: Any, seed: int, epoch: tf.Tensor, salt: Any) -> tf.Tensor:
@@ -31,16 +30,36 @@ def permute(index: tf.Tensor, n: Any, seed: int, epoch: tf.Tensor, salt: Any) ->
     The kernel of ``tf.random.experimental.index_shuffle`` (a Simon cipher), with 16 rounds: at the
     four that function is fixed to, neighbours of a 60,000-row set stay correlated (0.3).
 
-    Of each part of the key the kernel reads half as many bits as n has, and 8 at least: 20 for the
-    draws below, but 8 for a set of some thousand rows, where seeds 0 and 256 give one order.
+    Of each part of its key the kernel reads half as many bits as n has, and 8 at least: 20 for the
+    draws below, but 8 for a set of some thousand rows, where seeds 0 and 256 would give one order.
+    So the key is hashed, and every bit of seed, epoch and salt counts.
     """
-    seed = (seed ^ (seed >> 31)) & 0x7FFF_FFFF
     index = tf.cast(index, tf.int64)
     epoch = tf.broadcast_to(tf.cast(epoch, tf.int64), tf.shape(index))
-    zeros = tf.zeros_like(epoch)
-    keys = tf.stack([zeros + seed, epoch, zeros + salt], axis=1)
+    key = _hashed(_hashed(_hashed(_word(seed)) ^ _word(epoch)) ^ _word(salt))
+    parts = tf.stack([key, _shifted(key, 21), _shifted(key, 42)], axis=1)
+    keys = tf.cast(parts & _word(_PART), tf.int64)
     last = tf.cast(n, tf.int64) - 1
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=keys, max_index=last, rounds=16)
+
+
+def _word(value: Any) -> tf.Tensor:
+    """An integer, or integers, as uint64; of Python's the low 64 bits."""
+    if isinstance(value, int):
+        return tf.constant(value & 0xFFFF_FFFF_FFFF_FFFF, tf.uint64)
+    return tf.cast(value, tf.uint64)
+
+
+def _hashed(word: tf.Tensor) -> tf.Tensor:
+    """SplitMix64's output for a state (Steele, Lea and Flood 2014, section 5), uint64."""
+    word += tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    word = (word ^ _shifted(word, 30)) * tf.constant(0xBF58476D1CE4E5B9, tf.uint64)
+    word = (word ^ _shifted(word, 27)) * tf.constant(0x94D049BB133111EB, tf.uint64)
+    return word ^ _shifted(word, 31)
+
+
+def _shifted(word: tf.Tensor, bits: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(word, _word(bits))
 
 
 class Draws:

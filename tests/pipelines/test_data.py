@@ -225,3 +225,24 @@ def test_what_mixes_a_batch_does_not_repeat_the_draws_of_an_op():
         for view in (0, 1):
             other = draws.view(view).at(place).uniform().numpy()
             assert abs(np.corrcoef(mixing, other)[0, 1]) < 0.1
+
+
+def test_every_bit_of_a_key_counts():
+    """The cipher itself reads the low bits of each part alone, 8 of them at this size."""
+    import tensorflow as tf
+
+    from epochal.pipelines.data.stream import _hashed, _word, permute
+
+    assert int(_hashed(_word(0))) == 0xE220A8397B1DCDAF  # SplitMix64's first number for seed 0
+    keys = [
+        (seed, epoch, salt)
+        for seed in (0, 2**8, 2**20, 2**40, 2**70 + 1)
+        for epoch in (0, 2**8, 2**20)
+        for salt in (0, 2**8, 2**30)
+    ]
+    orders = [
+        tuple(permute(tf.range(50), 50, seed, tf.constant(epoch), salt).numpy())
+        for seed, epoch, salt in keys
+    ]
+    assert len(set(orders)) == len(keys)
+    assert all(sorted(order) == list(range(50)) for order in orders)
