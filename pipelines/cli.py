@@ -161,7 +161,8 @@ def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] =
         run: a run directory.
         split: which examples; test is for the end, after every choice.
         video: for environments: draw an episode too, as a GIF.
-        features: for generators of images: the run of a classifier of such images.
+        features: for generators of images: the run of a classifier of such images, or a file of
+            Inception's weights.
         json: print JSON.
     """
     load_tensorflow()

@@ -86,7 +86,7 @@ def evaluate(
         data: for runs trained on arrays from Python: the same arrays.
         video: for environments: also write plots/episode.gif, an episode as the model plays it.
         features: for generators of images: the run of a classifier of the same images, by whose
-            last layer samples are compared with the split.
+            last layer samples are compared with the split; or a file of Inception's weights.
 
     Returns:
         ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
@@ -386,6 +386,7 @@ PICTURES = {
     "samples.png": "what is made of the first seeds, or made and real points",
     "interpolation.png": "ways from one sample to another",
     "neighbours.png": "samples, and below each the nearest training images",
+    "baseline.png": "what a Gaussian mixture on principal components makes instead",
     "embeddings.png": "which images the representation puts beside each other",
     "residuals.png": "predicted and true values, and their differences",
     "forecasts.png": "a good, a middling and a bad forecast, and what happened",
@@ -418,7 +419,7 @@ def report(
     if dataset.task == "control":
         control.report(predictions, directory)
     if dataset.task == "generation":
-        generated_samples.report(model, dataset, predictions, directory)
+        generated_samples.report(model, predictions, directory)
     if dataset.task == "representation":
         representation.report(dataset, split, predictions, directory)
     if dataset.task not in ("classification", "regression"):

@@ -8,13 +8,20 @@
 points of known centres (builtin:ring)
 ``modes``          centres around which lies at least a fifth of the samples that are due to them
 ``good_share``     share of samples within three standard deviations of a centre
+images
+``novelty``        median distance from a sample to the nearest training image, in pixels, over that
+                   of real examples which were not trained on; near 0: samples are copies
 images, by features of a classifier of the same images (``epochal evaluate --features RUN``)
 ``frechet``        Frechet distance of the features, see :mod:`.sample_distances`
 ``kernel``         kernel distance of the same
+``precision``      share of the samples that lie among the real examples
+``recall``         share of the real examples that lie among the samples
+``baseline_...``   the same four of a Gaussian mixture, see :mod:`.sample_baseline`
 ================== =============================================================================
 
 As many samples as the split has examples, 10,000 at most (of points always so many), of the seeds
-0, 1, 2, ..., with the classes of the split where the model is conditional.
+0, 1, 2, ..., with the classes of the split where the model is conditional. Training images are
+those of the training split, 60,000 at most.
 """
 
 from __future__ import annotations
@@ -24,18 +31,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from . import sample_pictures
-from .run import Run, RunError
-from .sample_distances import diversity, frechet, kernel_distance
+from . import sample_baseline, sample_pictures
+from .run import RunError
+from .sample_distances import diversity, frechet, kernel_distance, novelty, precision_recall
+from .sample_features import of_images
 from .served_samples import Sampler
 
 log = logging.getLogger(__name__)
 
 MOST = 10_000
+TRAINED = 60_000
+_ASKED = 1_000  # examples whose nearest training example is looked for
+_FEW = 10  # examples below which features say nothing
 GOOD = 3.0  # standard deviations
 _DUE = 0.2
 _SAME = 0.05  # diversity below which a generator has collapsed
@@ -52,11 +61,13 @@ def measure(
         loss: of :mod:`epochal.models.gan_losses`.
         dataset: with the task "generation".
         split: one of ``dataset.sizes``.
-        features: a finished run of a classifier of such images.
+        features: a finished run of a classifier of such images, or a file of Inception's weights;
+            see :mod:`.sample_features`.
 
     Returns:
         ({"split", "examples", "metrics": {name: {"value", "low", "high"}}, and ``collapse``, what
-        is wrong, where something is}, {"real", "samples"}).
+        is wrong, where something is}, {"real", "samples"}, of images also {"train"}, and with
+        features {"baseline"}).
 
     Raises:
         RunError: features of a run that is no classifier of such images.
@@ -76,10 +87,23 @@ def measure(
     metrics["diversity"] = _alone(spread)
     if "centres" in dataset.about and real.ndim == 2:
         metrics |= on_centres(made, dataset.about["centres"], dataset.about["deviation"])
+    found = {"real": real, "samples": made}
+    if real.ndim == 4:
+        found["train"] = train = examples(dataset, "train", TRAINED)[0]
+        if split != "train":
+            pick = [rows[:_ASKED] for rows in (made, real)]
+            metrics["novelty"] = _alone(novelty(*pick, train))
     if features is not None:
-        theirs, ours = (of_classifier(features, images) for images in (real, made))
-        metrics["frechet"] = _alone(frechet(theirs, ours))
-        metrics["kernel"] = _alone(kernel_distance(theirs, ours))
+        if real.ndim != 4 or len(real) < _FEW:
+            raise RunError(
+                f"Features are of images, {_FEW} or more; the {split} split has "
+                f"{len(real)} of {list(real.shape[1:])}. Leave --features out."
+            )
+        theirs = of_images(features, real)
+        found["baseline"] = sample_baseline.images(train, count)
+        for prefix, images in (("", made), ("baseline_", found["baseline"])):
+            by = by_features(theirs, of_images(features, images))
+            metrics |= {prefix + name: value for name, value in by.items()}
     elif real.ndim == 4:
         log.info("no Frechet distance: epochal evaluate RUN --features CLASSIFIER-RUN gives it")
     result = {"split": split, "examples": len(real), "metrics": metrics}
@@ -87,7 +111,22 @@ def measure(
     if reason := collapse(spread, None if loss.penalty else lost):
         log.warning("%s", reason)
         result["collapse"] = reason
-    return result, {"real": real, "samples": made}
+    return result, found
+
+
+def by_features(theirs: np.ndarray, ours: np.ndarray) -> dict[str, dict[str, float]]:
+    """What features of real examples [n, d] and of generated ones [m, d] say, by name."""
+    from .evaluate import intervals
+
+    metrics = {
+        "frechet": _alone(frechet(theirs, ours)),
+        "kernel": _alone(kernel_distance(theirs, ours)),
+    }
+    inside = precision_recall(theirs, ours)
+    for name, hits in zip(("precision", "recall"), inside, strict=True):
+        share = hits.astype(np.float64)
+        metrics |= intervals(lambda index, s=share, n=name: {n: s[index].mean(axis=-1)}, len(hits))
+    return metrics
 
 
 def collapse(spread: float, lost: float | None) -> str | None:
@@ -125,63 +164,37 @@ def on_centres(points: np.ndarray, centres, deviation: float) -> dict[str, dict[
     }
 
 
-def of_classifier(run: Run | str | os.PathLike, images: np.ndarray) -> np.ndarray:
-    """What a classifier's last layer sees of images uint8 [n, h, w, c], float32 [n, d].
-
-    Raises RunError for a run of another kind, or of images of other sizes or channels.
-    """
-    run = run if isinstance(run, Run) else Run(run)
-    about, inputs = run.dataset, run.preprocess.inputs
-    wanted = [inputs.get(name) for name in ("height", "width", "channels")]
-    fits = all(a in (None, b) for a, b in zip(wanted, images.shape[1:], strict=True))
-    if about["kind"] != "image" or about["task"] != "classification" or not fits:
-        raise RunError(
-            f"{run.path} cannot tell how good images {list(images.shape[1:])} are: it is trained "
-            f"on {about['kind']} data {wanted} for {about['task']}. Give a classifier of images "
-            "of this size."
-        )
-    model = run.model
-    try:
-        last = model.layers[-1].input
-        network = keras.Model(model.inputs, last)
-    except (AttributeError, ValueError) as error:
-        raise RunError(f"The model of {run.path} has no last layer to look into: {error}") from None
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def look(batch):
-        return network(run.preprocess(batch), training=False)
-
-    parts = [look(tf.constant(images[i : i + 256])).numpy() for i in range(0, len(images), 256)]
-    return np.concatenate(parts).reshape(len(images), -1).astype(np.float32)
-
-
 def examples(dataset, split: str, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The first examples of a split as the model sees them, uint8 images or float32 points, and
     their class ids [n], or None."""
     parts, labels, count = [], [], 0
     for batch in dataset.split(split):
         x, y = batch if isinstance(batch, tuple) else (batch, None)
-        parts.append(x.numpy())
+        x = x.numpy()
+        parts.append(np.rint(np.clip(x, 0, 255)).astype(np.uint8) if x.ndim == 4 else x)
         labels.append(None if y is None else y.numpy())
         count += len(parts[-1])
         if count >= most:
             break
     real = np.concatenate(parts)[:most]
-    if real.ndim == 4:
-        real = np.rint(np.clip(real, 0, 255)).astype(np.uint8)
     known = None if labels[0] is None else np.concatenate(labels)[:most].astype(np.int64)
     return real, known
 
 
-def report(model, dataset, found: dict[str, np.ndarray], directory: Path) -> None:
-    """Draws samples.png, and of images interpolation.png and neighbours.png."""
+def report(model, found: dict[str, np.ndarray], directory: Path) -> None:
+    """Draws samples.png, of images interpolation.png and neighbours.png, and baseline.png where
+    there is one."""
     if found["real"].ndim != 4:
         sample_pictures.scatter(found["real"], found["samples"], directory / "samples.png")
         return
     sample_pictures.grid(sample_pictures.fixed(Sampler(model)), directory / "samples.png")
     sample_pictures.interpolation(model, directory / "interpolation.png")
-    train, _ = examples(dataset, "train", MOST)
-    sample_pictures.neighbours(found["samples"][:8], train, directory / "neighbours.png")
+    sample_pictures.neighbours(found["samples"][:8], found["train"], directory / "neighbours.png")
+    baseline = directory / "baseline.png"
+    if "baseline" in found:
+        sample_pictures.grid(found["baseline"][:64], baseline)
+    else:
+        baseline.unlink(missing_ok=True)  # from an earlier report
 
 
 def _logits(model, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:

@@ -5,7 +5,12 @@ The distances depend on the features: compare only values with the same features
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+
+_CELLS = 2**23  # distances held at a time: 64 MiB
+_ROWS = 8_192  # rows that are float64 at a time
 
 
 def frechet(real: np.ndarray, made: np.ndarray) -> float:
@@ -59,9 +64,87 @@ def diversity(real: np.ndarray, made: np.ndarray, rows: int = 256) -> float:
     return spread(made) / max(spread(real), 1e-12)
 
 
-def nearest_rows(queries: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """Positions [n, count] of the nearest of ``rows`` [m, ...] by Euclidean distance."""
-    flat = rows.reshape(len(rows), -1).astype(np.float32)
-    asked = queries.reshape(len(queries), -1).astype(np.float32)
-    gaps = np.square(flat).sum(axis=1) - 2 * asked @ flat.T
-    return np.argsort(gaps, axis=1, kind="stable")[:, :count]
+def precision_recall(
+    real: np.ndarray, made: np.ndarray, neighbors: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which generated examples lie among the real ones, and which real ones among the generated.
+
+    Kynkaanniemi et al. 2019 (arXiv:1904.06991), section 3: a set's region is the union of balls
+    around its examples, each as far as the k-th nearest of the others. Precision, how good samples
+    are, is the share of generated examples in the region of the real ones; recall, how much of the
+    real ones is made at all, is the share of real examples in the region of the generated ones.
+
+    Args:
+        real, made: features [n, d] and [m, d].
+        neighbors: k, 3 in the paper; less than n and m.
+
+    Returns:
+        Booleans [m] and [n], whose means are precision and recall.
+
+    Raises ValueError for sets with k examples or fewer.
+    """
+    if min(len(real), len(made)) <= neighbors:
+        raise ValueError(
+            f"Balls as far as the {neighbors}th neighbour need more than {neighbors} examples; got "
+            f"{len(real)} real and {len(made)} generated ones."
+        )
+    # The middle changes no distance, and small numbers lose fewer digits in squares.
+    middle = real.mean(axis=0, dtype=np.float64)
+    real, made = real - middle, made - middle
+    return _inside(made, real, neighbors), _inside(real, made, neighbors)
+
+
+def _inside(queries: np.ndarray, centres: np.ndarray, neighbors: int) -> np.ndarray:
+    """Whether each query [n, d] lies in a ball around one of the centres [m, d]."""
+    radius = np.concatenate(
+        # the nearest of all is the centre itself
+        [np.partition(gaps, neighbors, axis=1)[:, neighbors] for gaps in _gaps(centres, centres)]
+    )
+    return np.concatenate([(gaps <= radius).any(axis=1) for gaps in _gaps(queries, centres)])
+
+
+def nearest_rows(
+    queries: np.ndarray, rows: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions int64 [n, count] of the nearest of ``rows`` [m, ...], and how far they are.
+
+    Distances are Euclidean, float64 [n, count], the nearest first.
+    """
+    places, distances = [], []
+    for gaps in _gaps(queries, rows):
+        near = np.argpartition(gaps, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(gaps, near, 1), axis=1, kind="stable")
+        places.append(np.take_along_axis(near, order, 1))
+        distances.append(np.sqrt(np.take_along_axis(gaps, places[-1], 1)))
+    return np.concatenate(places), np.concatenate(distances)
+
+
+def _gaps(queries: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Squared distances of queries to all rows, float64 [b, m], some queries at a time."""
+    queries, rows = (values.reshape(len(values), -1) for values in (queries, rows))
+    square = np.concatenate(
+        [np.square(part.astype(np.float64)).sum(axis=1) for part in _parts(rows, _ROWS)]
+    )
+    for asked in _parts(queries, max(1, _CELLS // len(rows))):
+        asked = asked.astype(np.float64)
+        gaps = np.concatenate(
+            [asked @ part.astype(np.float64).T for part in _parts(rows, _ROWS)], axis=1
+        )
+        gaps *= -2
+        gaps += square
+        gaps += np.square(asked).sum(axis=1)[:, None]
+        yield np.maximum(gaps, 0, out=gaps)
+
+
+def _parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def novelty(made: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> float:
+    """How far generated examples are from the nearest training ones, over how far real ones are.
+
+    The median over ``made`` over the median over ``held_out``, real examples that were not trained
+    on. Near 1: samples are as new as other real examples are. Near 0: they are copies.
+    """
+    found = [np.median(nearest_rows(rows, train, 1)[1]) for rows in (made, held_out)]
+    return float(found[0] / max(found[1], 1e-12))

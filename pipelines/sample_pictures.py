@@ -70,7 +70,7 @@ def interpolation(model, path: Path, rows: int = 6) -> None:
 
 def neighbours(images: np.ndarray, train: np.ndarray, path: Path) -> None:
     """Samples in the first row; below each the nearest training images, by pixels."""
-    chosen = nearest_rows(images, train, min(_NEAREST, len(train)))
+    chosen, _ = nearest_rows(images, train, min(_NEAREST, len(train)))
     grid(np.concatenate([images, *(train[column] for column in chosen.T)]), path, len(images))
 
 

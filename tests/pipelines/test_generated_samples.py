@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import scipy.linalg
 import tensorflow as tf
 from PIL import Image
 
-from epochal.pipelines import checkpoint, override
+from epochal.pipelines import checkpoint, override, sample_baseline
 from epochal.pipelines import sample_distances as distances
 from epochal.pipelines.data import load
 from epochal.pipelines.data.source import SourceError
@@ -20,6 +21,7 @@ from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
 from epochal.pipelines.recipes import get_recipe, list_recipes
 from epochal.pipelines.run import RunError
+from epochal.pipelines.sample_features import of_images
 from epochal.pipelines.train import train
 
 
@@ -84,7 +86,7 @@ def test_a_killed_run_goes_on_bit_equal(changes, tmp_path, monkeypatch):
 
 def test_what_a_run_leaves(run):
     test = run.metrics["test"]
-    assert {"d_real", "d_fake", "diversity"} <= set(test)
+    assert {"d_real", "d_fake", "diversity", "novelty"} <= set(test)
     assert test["d_real"]["low"] <= test["d_real"]["value"] <= test["d_real"]["high"]
     assert "val_loss" not in run.history[0]
     plots = {str(path.relative_to(run.path / "plots")) for path in run.path.rglob("plots/**/*.png")}
@@ -140,10 +142,35 @@ def test_features_of_a_classifier_give_distances(run, tmp_path):
     metrics = evaluate(run, "test", features=classifier.path)["metrics"]
     assert metrics["frechet"]["value"] > 1
     assert metrics["kernel"]["value"] > 0.01
+    # three steps make no digits; two Gaussians on 64 examples make something like them
+    assert metrics["baseline_frechet"]["value"] < 0.5 * metrics["frechet"]["value"]
+    assert metrics["baseline_kernel"]["value"] < 0.5 * metrics["kernel"]["value"]
+    assert metrics["precision"]["value"] < 0.5 < metrics["baseline_precision"]["value"]
+    assert metrics["recall"]["low"] <= metrics["recall"]["value"] <= metrics["recall"]["high"]
+    assert (run.path / "plots" / "baseline.png").is_file()
+    evaluate(run, "test")
+    assert not (run.path / "plots" / "baseline.png").is_file()
     with pytest.raises(RunError, match="cannot tell how good images"):
         evaluate(run, "test", features=run.path)
     with pytest.raises(RunError, match="Features are for generators"):
         evaluate(classifier, "test", features=classifier.path)
+    with pytest.raises(RunError, match="no weights of keras.applications"):
+        evaluate(run, "test", features=run.path / "model.keras")
+
+
+@pytest.mark.slow
+def test_features_of_inception(tmp_path):
+    keras.utils.set_random_seed(0)
+    network = keras.applications.InceptionV3(
+        include_top=False, weights=None, input_shape=(299, 299, 3), pooling="avg"
+    )
+    network.save_weights(tmp_path / "inception.weights.h5")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    large = tf.image.resize(np.repeat(images, 3, axis=3).astype(np.float32), [299, 299])
+    wanted = network(keras.applications.inception_v3.preprocess_input(large.numpy()))
+    found = of_images(tmp_path / "inception.weights.h5", images)
+    assert found.shape == (3, 2048)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_frechet_equals_the_root_of_matrices():
@@ -172,6 +199,59 @@ def test_the_kernel_distance_equals_its_double_loop():
                 total += (k(x[i], x[j]) + k(y[i], y[j])) / (7 * 6)
             total -= 2 * k(x[i], y[j]) / 49
     assert distances.kernel_distance(x, y) == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("cells", [2**23, 40])  # at once, and a few rows at a time
+def test_precision_and_recall_equal_their_loops(cells, monkeypatch):
+    monkeypatch.setattr(distances, "_CELLS", cells)
+    draw = np.random.default_rng(0)
+    real = 100 + draw.normal(size=(30, 2))  # far from 0: float32 squares would lose digits
+    made = 100 + 0.4 * draw.normal(size=(20, 2)) + [0.5, 0]
+
+    def inside(queries, centres):
+        found = []
+        for query in queries:
+            hit = False
+            for centre in centres:
+                others = sorted(np.linalg.norm(other - centre) for other in centres)
+                hit |= np.linalg.norm(query - centre) <= others[3]  # others[0] is itself
+            found.append(hit)
+        return found
+
+    precision, recall = distances.precision_recall(real, made)
+    assert precision.tolist() == inside(made, real)
+    assert recall.tolist() == inside(real, made)
+    assert recall.mean() < 0.7 < precision.mean()  # narrow: good samples that leave much out
+    with pytest.raises(ValueError, match="more than 3 examples"):
+        distances.precision_recall(real, made[:3])
+
+
+def test_copies_are_not_novel():
+    draw = np.random.default_rng(0)
+    train, held_out, new = (draw.integers(0, 256, (n, 4, 4, 1), np.uint8) for n in (200, 50, 50))
+    assert distances.novelty(train[:50], held_out, train) == 0
+    assert distances.novelty(new, held_out, train) == pytest.approx(1, abs=0.1)
+    places, far = distances.nearest_rows(new, train, 2)
+    gaps = np.linalg.norm(new.reshape(50, 1, -1) - train.reshape(200, -1).astype(float), axis=2)
+    np.testing.assert_array_equal(places, np.argsort(gaps, axis=1)[:, :2])
+    np.testing.assert_allclose(far, np.sort(gaps, axis=1)[:, :2])
+
+
+def test_the_baseline_is_drawn_from_the_training_images():
+    draw = np.random.default_rng(0)
+    kinds = draw.integers(0, 2, 400)  # dark and bright images of one number each
+    train = np.rint(np.where(kinds, 200, 50) + 5 * draw.normal(size=400))
+    train = np.broadcast_to(train[:, None, None, None], (400, 4, 4, 1)).astype(np.uint8)
+    made = sample_baseline.images(train, 300)
+    assert made.shape == (300, 4, 4, 1)
+    assert made.dtype == np.uint8
+    middle = made.mean(axis=(1, 2, 3))
+    assert np.abs(made - middle[:, None, None, None]).max() < 3  # one principal component
+    bright = middle > 125
+    assert bright.mean() == pytest.approx(kinds.mean(), abs=0.1)
+    assert middle[bright].mean() == pytest.approx(200, abs=2)
+    assert middle[bright].std() == pytest.approx(5, abs=1)
+    np.testing.assert_array_equal(made, sample_baseline.images(train, 300))
 
 
 def test_diversity_and_collapse():
