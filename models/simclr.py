@@ -27,8 +27,9 @@ Deviations from the paper:
 
 1. Section 4.2 writes the head as W2 relu(W1 h); the batch normalisation in it, the start of its
    weights (normal, deviation 0.01) and the missing biases are those of the authors' code, whose
-   layers drop their bias where normalisation follows. A later default of that code, three layers,
-   is ``head_layers=3``.
+   layers drop their bias where normalisation follows (model_util.py: ``use_bias and not use_bn``).
+   A count of 4,462,848 for d = 2048 is this head with a bias in both linear layers, 2048 + 128
+   more, which that code does not have. A later default of it, three layers, is ``head_layers=3``.
 2. The encoder is any network of the registry that takes images: what enters its last layer is h. On
    CIFAR-10 the paper takes ResNet-50 with a first convolution of 3x3 and stride 1 and no pooling
    (appendix B.9): ``encoder="resnet50", encoder_options={"stem": "small"}``.
@@ -74,7 +75,7 @@ class SimCLR(keras.Model):
         input_shape: height, width and channels of one image.
         encoder: a model of the registry that takes such images.
         encoder_options: its options, e.g. {"width": 32}.
-        head: "nonlinear", "linear" or "none"; see the module.
+        head: "nonlinear", "linear" or "none" (or None); see the module.
         head_layers: layers of a non-linear head, 2 or more.
         projection: p, width of the projections.
         seed: of initial weights; None draws them from ``keras.utils.set_random_seed``.
@@ -93,7 +94,7 @@ class SimCLR(keras.Model):
         input_shape: Sequence[int],
         encoder: str = "resnet50",
         encoder_options: dict[str, Any] | None = None,
-        head: str = "nonlinear",
+        head: str | None = "nonlinear",
         head_layers: int = 2,
         projection: int = 128,
         seed: int | None = None,
@@ -101,6 +102,7 @@ class SimCLR(keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
+        head = "none" if head is None else head  # what a command line makes of none
         if head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
         if head_layers < 2 or projection < 2:

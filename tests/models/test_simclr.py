@@ -94,6 +94,7 @@ def test_counts_of_the_paper():
     assert trainable(projection_head(2048, 128, 2)) == 2048**2 + 2 * 2048 + 2048 * 128 + 128
     assert trainable(projection_head(2048, 128, 2)) == 4_460_672
     assert trainable(projection_head(2048, 128, 1)) == 262_272
+    assert small(head=None).head is small(head="none").head is None  # a command line's none
     assert registry.MODELS["simclr"].parameters == 23_508_032 + 4_460_672
 
 
