@@ -49,6 +49,8 @@ import tensorflow as tf
 from . import gan_losses, gan_networks
 from .layers import seeds
 
+BEATEN = 0.01
+"""The loss of a discriminator that no longer teaches, where it has a least value, 0."""
 WARM_UP = 10  # the average starts as a plain mean: it keeps at most (1 + t) / (10 + t) at step t
 
 
@@ -74,7 +76,7 @@ class GAN(keras.Model):
         pieces: linear functions of a maxout unit of the dense discriminator; 1: LeakyReLU instead.
         filters: of the generator's last hidden maps; twice as many at half the size, and so on.
         discriminator_filters: of the discriminator's first maps.
-        normalization: in the discriminator: "none", "batch", "layer" or "spectral".
+        normalization: in the discriminator: "none" (or None), "batch", "layer" or "spectral".
         critic_steps: the discriminator's steps for one of the generator.
         generator_rate: the generator's learning rate, as a multiple of the discriminator's.
         average: momentum of the running mean of the generator's weights that samples come from; 0
@@ -102,7 +104,7 @@ class GAN(keras.Model):
         pieces: int = 5,
         filters: int = 128,
         discriminator_filters: int = 64,
-        normalization: str = "none",
+        normalization: str | None = "none",
         critic_steps: int = 1,
         generator_rate: float = 1.0,
         average: float = 0.0,
@@ -122,7 +124,7 @@ class GAN(keras.Model):
             "pieces": pieces,
             "filters": filters,
             "discriminator_filters": discriminator_filters,
-            "normalization": normalization,
+            "normalization": "none" if normalization is None else normalization,
             "critic_steps": critic_steps,
             "generator_rate": generator_rate,
             "average": average,
@@ -249,6 +251,15 @@ class GAN(keras.Model):
             pairs = zip(self.mean_generator.variables, self.generator.variables, strict=True)
             for mean, now in pairs:
                 mean.assign(kept * mean + (1.0 - kept) * now)
+
+    def trouble(self, logs: dict[str, float]) -> str | None:
+        """What an epoch's records say is wrong, in words: that the discriminator has won."""
+        if self.game.penalty or logs.get("loss", 1.0) >= BEATEN:
+            return None
+        return (
+            f"the discriminator knows every sample (loss {logs['loss']:.2g}) and teaches the "
+            "generator nothing"
+        )
 
     def noise(self, n) -> tf.Tensor:
         """The next n draws of z, [n, noise_size]."""

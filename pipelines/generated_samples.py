@@ -35,7 +35,14 @@ import numpy as np
 
 from . import sample_baseline, sample_pictures
 from .run import RunError
-from .sample_distances import diversity, frechet, kernel_distance, novelty, precision_recall
+from .sample_distances import (
+    collapse,
+    diversity,
+    frechet,
+    kernel_distance,
+    novelty,
+    precision_recall,
+)
 from .sample_features import of_images
 from .served_samples import Sampler
 
@@ -47,8 +54,6 @@ _ASKED = 1_000  # examples whose nearest training example is looked for
 _FEW = 10  # examples below which features say nothing
 GOOD = 3.0  # standard deviations
 _DUE = 0.2
-_SAME = 0.05  # diversity below which a generator has collapsed
-_BEATEN = 0.01  # loss of a discriminator that no longer teaches
 
 
 def measure(
@@ -127,26 +132,6 @@ def by_features(theirs: np.ndarray, ours: np.ndarray) -> dict[str, dict[str, flo
         share = hits.astype(np.float64)
         metrics |= intervals(lambda index, s=share, n=name: {n: s[index].mean(axis=-1)}, len(hits))
     return metrics
-
-
-def collapse(spread: float, lost: float | None) -> str | None:
-    """What is wrong with a game, in a sentence, or None.
-
-    Args:
-        spread: :func:`.sample_distances.diversity`.
-        lost: the discriminator's loss, None where it has no least value.
-    """
-    if spread < _SAME:
-        return (
-            f"the generator has collapsed: its samples lie {spread:.2g} times as far apart as real "
-            "examples. Try a smaller learning rate, another loss, or more critic_steps."
-        )
-    if lost is not None and lost < _BEATEN:
-        return (
-            f"the discriminator's loss is {lost:.2g}: it knows every sample, and teaches the "
-            "generator nothing. Make it smaller or slower, or take the loss wasserstein-gp."
-        )
-    return None
 
 
 def on_centres(points: np.ndarray, centres, deviation: float) -> dict[str, dict[str, float]]:

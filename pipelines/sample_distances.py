@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_CELLS = 2**23  # distances held at a time: 64 MiB
-_ROWS = 8_192  # rows that are float64 at a time
+from ..models.gan import BEATEN
+
+_SAME = 0.05  # diversity below which a generator has collapsed
+_CELLS = 2**23  # numbers and distances held in float64 at a time: 64 MiB each
 
 
 def frechet(real: np.ndarray, made: np.ndarray) -> float:
@@ -62,6 +64,26 @@ def diversity(real: np.ndarray, made: np.ndarray, rows: int = 256) -> float:
         return float(np.sqrt(np.clip(gaps, 0, None)).mean())
 
     return spread(made) / max(spread(real), 1e-12)
+
+
+def collapse(spread: float, lost: float | None) -> str | None:
+    """What is wrong with a game, in a sentence, or None.
+
+    Args:
+        spread: :func:`diversity`.
+        lost: the discriminator's loss, None where it has no least value.
+    """
+    if spread < _SAME:
+        return (
+            f"the generator has collapsed: its samples lie {spread:.2g} times as far apart as real "
+            "examples. Try a smaller learning rate, another loss, or more critic_steps."
+        )
+    if lost is not None and lost < BEATEN:
+        return (
+            f"the discriminator's loss is {lost:.2g}: it knows every sample, and teaches the "
+            "generator nothing. Make it smaller or slower, or take the loss wasserstein-gp."
+        )
+    return None
 
 
 def precision_recall(
@@ -122,14 +144,11 @@ def nearest_rows(
 def _gaps(queries: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Squared distances of queries to all rows, float64 [b, m], some queries at a time."""
     queries, rows = (values.reshape(len(values), -1) for values in (queries, rows))
-    square = np.concatenate(
-        [np.square(part.astype(np.float64)).sum(axis=1) for part in _parts(rows, _ROWS)]
-    )
+    parts = _parts(rows, max(1, _CELLS // rows.shape[1]))
+    square = np.concatenate([np.square(part.astype(np.float64)).sum(axis=1) for part in parts])
     for asked in _parts(queries, max(1, _CELLS // len(rows))):
         asked = asked.astype(np.float64)
-        gaps = np.concatenate(
-            [asked @ part.astype(np.float64).T for part in _parts(rows, _ROWS)], axis=1
-        )
+        gaps = np.concatenate([asked @ part.astype(np.float64).T for part in parts], axis=1)
         gaps *= -2
         gaps += square
         gaps += np.square(asked).sum(axis=1)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 
 import keras
@@ -13,8 +14,10 @@ from PIL import Image
 
 from .canvas import BLUE, ORANGE, STYLE, new_figure, save
 from .run import write_atomic
-from .sample_distances import nearest_rows
+from .sample_distances import collapse, diversity, nearest_rows
 from .served_samples import Sampler, answers, noise_of
+
+log = logging.getLogger(__name__)
 
 _SIDE = 8  # samples of a grid, across and down
 _STEPS = 10  # images of a path
@@ -94,7 +97,8 @@ def scatter(real: np.ndarray, made: np.ndarray, path: Path) -> None:
 
 class EpochSamples(keras.callbacks.Callback):
     """After each epoch the samples of the same seeds: ``epoch-0001.png``, ... in a directory, and
-    in the end all of them as a picture that moves, ``epochs.gif``."""
+    in the end all of them as a picture that moves, ``epochs.gif``. Samples that are all alike are
+    warned of."""
 
     def __init__(self, directory: Path, real: np.ndarray):
         super().__init__()
@@ -106,11 +110,15 @@ class EpochSamples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         path = self.directory / f"epoch-{epoch + 1:04d}.png"
         if self.real.ndim == 4:
-            grid(fixed(self._sampler), path, smallest=0)
+            made = fixed(self._sampler)
+            grid(made, path, smallest=0)
         else:
             seeds = np.arange(1_000)
             ids = seeds % max(self.model.options["num_classes"], 1)
-            scatter(self.real, self._sampler(seeds, ids), path)
+            made = self._sampler(seeds, ids)
+            scatter(self.real, made, path)
+        if reason := collapse(diversity(self.real, made), None):
+            log.warning("epoch %d: %s", epoch + 1, reason)
 
     def on_train_end(self, logs=None):
         files = sorted(self.directory.glob("epoch-*.png"))

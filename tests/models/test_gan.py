@@ -181,6 +181,16 @@ def test_the_generators_rate_follows_the_discriminators():
     assert float(model.generator_optimizer.learning_rate) == pytest.approx(0.0025)
 
 
+def test_a_discriminator_that_has_won_is_told():
+    model = points()
+    model.compile(SGD(0.1), gan_losses.NonSaturating())
+    assert "teaches the generator nothing" in model.trouble({"loss": 0.009})
+    assert model.trouble({"loss": 0.02}) is None
+    model.compile(SGD(0.1), gan_losses.WassersteinGP())  # its loss has no least value
+    assert model.trouble({"loss": -3.0}) is None
+    assert points(normalization=None).options["normalization"] == "none"
+
+
 def test_samples_come_from_the_running_mean():
     model = points(average=0.5)
     model.compile(SGD(0.5), gan_losses.NonSaturating())
