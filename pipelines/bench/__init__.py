@@ -45,7 +45,7 @@ _XLA = ({"jit": False}, {"jit": True})
 _FIT = ("ours", "bare fit")
 _RESNET = ("ours", "stock Keras layers")
 _RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "matrix products")
-_SEQUENCES = ("ours", "stock Keras layers", "PyTorch")
+_THREE = ("ours", "stock Keras layers", "PyTorch")
 _KNN = ("ours", "faiss", "scikit-learn")
 _DQN = ("ours", "stable-baselines3")
 _DQN_LARGE = {"hidden": 256, "batch": 64, "every": 2, "block": True}
@@ -90,11 +90,11 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
     ),
     "lstm": (
         "a training step of an LSTM language model against stock Keras layers and PyTorch",
-        (Row("batch 32, 100 tokens, 2 x 256, f32", "lstm", _SEQUENCES, settings=_XLA),),
+        (Row("batch 32, 100 tokens, 2 x 256, f32", "lstm", _THREE, settings=_XLA),),
     ),
     "transformer": (
         "a training step of a small Transformer against stock Keras layers and PyTorch",
-        (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _SEQUENCES, settings=_XLA),),
+        (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _THREE, settings=_XLA),),
     ),
     "dqn": (
         "acting and learning on CartPole against stable-baselines3, as many updates",
@@ -102,6 +102,14 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
             Row("256-256, batch 64, 1 in 2", "dqn", _DQN, _DQN_LARGE, _THREADS),
             Row("64-64, batch 32, 1 in 4", "dqn", _DQN, _DQN_SMALL, _THREADS),
         ),
+    ),
+    "dcgan": (
+        "a training step of DCGAN, both players, against stock Keras layers and PyTorch",
+        (Row("batch 64, 28x28x1, f32", "dcgan", _THREE),),
+    ),
+    "simclr": (
+        "a training step of SimCLR with ResNet-20 against stock Keras layers and PyTorch",
+        (Row("batch 128, 2 x 32x32x3, f32", "simclr", _THREE),),
     ),
     "decode": (
         "greedy decoding of 128 tokens with and without cached keys and values",

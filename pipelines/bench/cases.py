@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .control import dqn
+from .games import dcgan, simclr
 from .input import input_images
 from .nets import clock, need, resnet20, resnet50
 from .sequences import decode, lstm, transformer
@@ -137,6 +138,7 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
 
 
 CASES = {
+    "dcgan": dcgan,
     "decode": decode,
     "dqn": dqn,
     "input": input_images,
@@ -144,6 +146,7 @@ CASES = {
     "lstm": lstm,
     "resnet20": resnet20,
     "resnet50": resnet50,
+    "simclr": simclr,
     "train_loop": train_loop,
     "transformer": transformer,
 }

@@ -4,12 +4,21 @@ import io
 import json
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from epochal.pipelines import bench
-from epochal.pipelines.bench import BENCHMARKS, BenchError, Row, cases, compare, run_benchmarks
+from epochal.pipelines.bench import (
+    BENCHMARKS,
+    BenchError,
+    Row,
+    cases,
+    compare,
+    games,
+    run_benchmarks,
+)
 from epochal.pipelines.bench.input import photos
 
 
@@ -94,3 +103,19 @@ def test_the_photos_of_the_input_case_differ(tmp_path):
     assert [file.parent.name for file in files] == ["0"] * 4 + ["1"] * 4
     assert {Image.open(file).size for file in files} == {(500, 375)}
     assert len({file.read_bytes() for file in files}) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["dcgan", "simclr"])
+def test_the_sides_train_the_same_weights(case):
+    """Every side runs, and learns as many weights as the others."""
+    pytest.importorskip("torch")
+    for side in ("ours", "stock Keras layers", "PyTorch"):
+        found = cases.CASES[case](side, quick=True)
+        assert found["unit"] == "images/s"
+        assert 1 < found["rate"] < 1e6
+    keras_nets = [getattr(games, f"_{side}_{case}")() for side in ("our", "stock")]
+    counts = [sum(int(np.prod(w.shape)) for w in net.trainable_weights) for net in keras_nets]
+    shape = (2, 28, 28, 1) if case == "dcgan" else (2, 2, 32, 32, 3)
+    _, learnt = getattr(games, f"_torch_{case}")(np.zeros(shape, "float32"))
+    assert counts == [sum(weight.numel() for weight in learnt)] * 2
