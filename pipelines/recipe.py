@@ -173,6 +173,8 @@ class Data(_Strict):
     train_examples: Count | None = None
     """Use only so many examples of the training split: in proportion to the classes, or, where the
     split is by time, the latest. Of a series these are windows."""
+    train_seed: Annotated[int, Field(ge=0)] | None = None
+    """Decides which examples `train_examples` keeps, and nothing else; by default split_seed."""
     target: str | None = None
     """csv, text and pairs: the column to predict; by default the last. series: the column to
     forecast, or several with commas between them."""

@@ -351,11 +351,14 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
         validation_fraction=0.0 if no_validation else data.validation_fraction,
         test_fraction=0.0 if "test" in source.splits or data.folds else data.test_fraction,
         train_examples=None if parted else data.train_examples,
+        train_seed=data.train_seed,
     )
     if parted:
         left, number = carved["train"], (data.validation_folds, data.validation_fold)
         train_rows, validation = _fold(data, source, left, number, labels, groups, by_time)
-        carved |= carve_from(train_rows, train_examples=data.train_examples)
+        carved |= carve_from(
+            train_rows, train_examples=data.train_examples, train_seed=data.train_seed
+        )
         carved["validation"] = validation
     found = {name: ("train", rows) for name, rows in carved.items()}
     own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}

@@ -53,6 +53,7 @@ def carve(
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
     train_examples: int | None = None,
+    train_seed: int | None = None,
     labels: np.ndarray | None = None,
     classes: Sequence[str] = (),
     groups: np.ndarray | None = None,
@@ -66,6 +67,7 @@ def carve(
         validation_fraction: share of what the test leaves.
         test_fraction: share of all.
         train_examples: keep only so many for training.
+        train_seed: decides which; by default ``seed``.
         labels: class ids [n]; then every class is represented in proportion in every split, and
             at least once. Without, the split is plain.
         classes: names for error messages.
@@ -115,7 +117,8 @@ def carve(
         if by_time:
             rest = rest[-train_examples:]
         else:
-            rest, _ = _take(rest, train_examples, seed, _PURPOSES["train"], labels, 0)
+            chosen_by = seed if train_seed is None else train_seed
+            rest, _ = _take(rest, train_examples, chosen_by, _PURPOSES["train"], labels, 0)
     return {"train": rest} | {k: parts[k] for k in ("validation", "test") if k in parts}
 
 

@@ -64,6 +64,12 @@ def test_validation_and_subset_leave_the_test_alone():
     whole = carve(300, 5, validation_fraction=0.2, test_fraction=0.2, labels=labels)
     other = carve(300, 5, test_fraction=0.2, train_examples=30, labels=labels)
     assert np.array_equal(whole["test"], other["test"])
+    third = carve(300, 5, test_fraction=0.2, train_examples=30, train_seed=6, labels=labels)
+    assert np.array_equal(third["test"], other["test"])
+    assert np.bincount(labels[third["train"]]).tolist() == [10, 10, 10]
+    assert not np.array_equal(third["train"], other["train"])
+    same = carve(300, 5, test_fraction=0.2, train_examples=30, train_seed=5, labels=labels)
+    assert np.array_equal(same["train"], other["train"])
 
 
 def test_a_seed_gives_the_same_split_for_ever_and_another_seed_another():
