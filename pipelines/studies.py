@@ -18,12 +18,14 @@ from .claim import locked
 from .run import RunError, plain, write_json
 
 # the metric that a task is compared by, where nothing else is said: the first that was recorded
-USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "mean_return")
-_HIGHER = {
-    "accuracy", "macro_f1", "top5_accuracy", "r2", "exact_match", "bleu", "chrf", "token_accuracy",
-    "mean_return",
+USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "mean_return", "linear_accuracy",
+         "good_share")  # fmt: skip
+_SHARES = {
+    "accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy", "linear_accuracy",
+    "knn_accuracy", "untrained_linear_accuracy", "untrained_knn_accuracy", "good_share",
+    "precision", "recall",
 }  # fmt: skip
-_SHARES = {"accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy"}
+_HIGHER = _SHARES | {"r2", "bleu", "chrf", "mean_return", "modes", "diversity", "novelty"}
 
 
 def usual(metrics: dict[str, Any]) -> str:

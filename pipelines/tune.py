@@ -162,13 +162,29 @@ def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner
     dataset = load(recipe.data, data)
     loss = choices.build_loss(recipe.loss)
     recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
+    if dataset.task == "representation":  # what is measured in the end
+        probes = ["linear_accuracy", "knn_accuracy"] if dataset.label_names else []
+        recorded = [*probes, "alignment", "uniformity"]
+    if dataset.task == "generation":
+        recorded = ["good_share", "modes"] if "centres" in dataset.about else []
+    if not recorded:
+        raise RecipeError(
+            f"Nothing that a run of {recipe.name} measures says how good its images are: compare "
+            "runs by `epochal evaluate RUN --features CLASSIFIER-RUN`."
+        )
     if "validation" not in dataset.sizes:
         raise RecipeError(
             "A search chooses on a validation split, and the data have none: set "
             "data.validation_fraction."
         )
     if name is None:
-        name = next((f"val_{m}" for m in studies.USUAL if m in recorded), "val_loss")
+        usual = [m for m in studies.USUAL if m in recorded]
+        if not usual and "loss" not in recorded:
+            raise RecipeError(
+                f"The data of {recipe.name} have no labels to probe with: say by --objective what "
+                f"is searched for, {' or '.join(f'val_{m}' for m in recorded)}."
+            )
+        name = f"val_{usual[0] if usual else 'loss'}"
     known = [f"val_{metric}" for metric in recorded]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
@@ -273,7 +289,11 @@ def sent(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def objective_of(run: Run, name: str) -> float:
-    """What was recorded on validation in the epoch whose weights the run keeps."""
+    """What was recorded on validation in the epoch whose weights the run keeps; of games and
+    representations what was measured on it in the end."""
+    measured = run.metrics.get("validation", {}).get(name.removeprefix("val_"))
+    if run.recipe.data.task in ("generation", "representation") and measured:
+        return measured["value"]
     best = run.metrics["best_epoch"]
     rows = [row for row in run.history if row["epoch"] == best]
     if not rows or name not in rows[0]:
