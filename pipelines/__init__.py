@@ -27,6 +27,7 @@ _EXPORTS = {
     "Run": ".run",
     "RunError": ".run",
     "evaluate": ".evaluate",
+    "few_labels": ".few_labels",
     "export": ".export",
     "get_recipe": ".recipes",
     "list_recipes": ".recipes",

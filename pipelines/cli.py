@@ -152,10 +152,24 @@ def train(
         results.summary(run, console)
 
 
-def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] = "test",
-             video: bool = False, features: Directory = None,
-             json: bool = False) -> None:  # fmt: skip
+def evaluate(
+    run: RunName,
+    /,
+    *,
+    split: Literal["test", "validation", "train"] = "test",
+    video: bool = False,
+    features: Directory = None,
+    labels: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
+    fraction: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE...")] = (),
+    seeds: int = 3,
+    also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN...")] = (),
+    json: bool = False,
+    overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
+) -> None:
     """Measure a run on a split, with 95% intervals and pictures.
+
+    With --labels or --fraction, of a SimCLR run: what few labels are worth with its representation
+    and without; keys of the supervised recipes can be changed, e.g. --algorithm.steps 500.
 
     Args:
         run: a run directory.
@@ -163,8 +177,20 @@ def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] =
         video: for environments: draw an episode too, as a GIF.
         features: for generators of images: the run of a classifier of such images, or a file of
             Inception's weights.
+        labels: SimCLR: where labels are, e.g. folder:PATH; by default the run's own source.
+        fraction: SimCLR: shares of the training images that keep their labels, e.g. 0.01 0.1.
+        seeds: SimCLR: how often each comparison is repeated, with other labels.
+        also: SimCLR: runs of other seeds, which are compared instead of repeating.
         json: print JSON.
     """
+    if labels is not None or fraction:
+        load_tensorflow()
+        _few_labels([run, *also], labels, fraction or (1.0,), seeds, overrides, json)
+        return
+    if overrides:
+        raise _unknown_option(evaluate, next(iter(overrides)))
+    if also:
+        raise UsageError("--also goes with --labels or --fraction")
     load_tensorflow()
     from .evaluate import evaluate as evaluate_
     from .run import plain
@@ -177,6 +203,24 @@ def evaluate(run: RunName, /, *, split: Literal["test", "validation", "train"] =
     console.print(results.metrics_table({split: result["metrics"]}))
     plots = Path(run) / "plots" / ("" if split == "test" else split)
     console.print(f"plots: {plots}", highlight=False)
+
+
+def _few_labels(runs, labels, fractions, seeds, overrides, as_json: bool) -> None:
+    from .few_labels import few_labels
+    from .progress import TerminalProgress
+    from .run import plain
+
+    console = new_console(stderr=as_json)
+    progress = TerminalProgress(console)
+    with contextlib.closing(progress):
+        log_to(console)
+        result = few_labels(runs, labels, fractions, seeds, changes=overrides, callbacks=[progress])
+    if as_json:
+        print_json(plain(result))
+        return
+    console.print(results.few_labels_table(result))
+    for row in result["fractions"]:
+        console.print(row["verdict"], highlight=False, soft_wrap=True)
 
 
 def predict(
@@ -308,7 +352,10 @@ def _main(arguments: list[str]) -> int:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
         again = "; the same command goes on from the last complete epoch"
-        say("interrupted" + again * (arguments[0] in ("train", *study_verbs.VERBS)))
+        resumes = arguments[0] in ("train", *study_verbs.VERBS) or {"--labels", "--fraction"} & {
+            *arguments
+        }
+        say("interrupted" + again * bool(resumes))
         return 130
     except UsageError as error:
         usage = f"epochal {arguments[0]}" if arguments[0] in VERBS else "epochal"
@@ -338,12 +385,15 @@ def _dispatch(verb: str, arguments: list[str]) -> None:
         function = functools.partial(function, overrides=changes)
         function.__doc__ = VERBS[verb].__doc__
     elif changes:
-        unknown = next(iter(changes))
-        flags = [name.replace("_", "-") for name in inspect.signature(function).parameters]
-        near = difflib.get_close_matches(unknown, flags, n=1)
-        hint = f" (did you mean --{near[0]}?)" if near else ""
-        raise UsageError(f"unknown option --{unknown}{hint}")
+        raise _unknown_option(function, next(iter(changes)))
     tyro.cli(function, args=own, prog=f"epochal {verb}", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _unknown_option(function, name: str) -> UsageError:
+    flags = [name.replace("_", "-") for name in inspect.signature(function).parameters]
+    near = difflib.get_close_matches(name, flags, n=1)
+    hint = f" (did you mean --{near[0]}?)" if near else ""
+    return UsageError(f"unknown option --{name}{hint}")
 
 
 def _split_keys(function, arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -54,13 +54,14 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
     found = {}
     metrics: dict[str, dict[str, float]] = {}
     for prefix, network in (("", model), ("untrained_", untrained(model))):
-        found[prefix] = embed(network, dataset.split(split))
-        hits = probe(network, dataset, split, found[prefix])
+        embed = embedder(network)
+        found[prefix] = embed(dataset.split(split))
+        hits = probe(embed, dataset, split, found[prefix])
         own = {} if not hits else intervals(_shares(hits), len(found[prefix]))
         places = spread(dataset.sizes[split], PAIRS)
         if len(places) > 1:
             images = _unit(found[prefix][places])
-            pairs = [embed(network, _view(dataset.views(split, places), v)) for v in (0, 1)]
+            pairs = [embed(_view(dataset.views(split, places), v)) for v in (0, 1)]
             own |= intervals(geometry(images, *map(_unit, pairs)), len(places))
         metrics |= {prefix + name: value for name, value in own.items()}
     examples = len(found[""])
@@ -74,12 +75,11 @@ def untrained(model) -> keras.Model:
     return type(model).from_config(config | {"seed": config["seed"] or 0})
 
 
-def embed(model, batches: tf.data.Dataset) -> np.ndarray:
-    """Embeddings of batches of images, float32 [n, d]."""
-    shape = [None, *batches.element_spec.shape[1:]]
-    signature = [tf.TensorSpec(shape, batches.element_spec.dtype)]
-    ask = tf.function(lambda x: model(x, training=False), signature, autograph=False)
-    return np.concatenate([ask(x).numpy() for x in batches])
+def embedder(model) -> Callable[[tf.data.Dataset], np.ndarray]:
+    """A function from batches of images, as the model takes them, to embeddings float32 [n, d]."""
+    spec = tf.TensorSpec([None, *model.options["input_shape"]], tf.float32)
+    ask = tf.function(lambda x: model(x, training=False), [spec], autograph=False)
+    return lambda batches: np.concatenate([ask(x).numpy() for x in batches])
 
 
 def spread(n: int, most: int) -> np.ndarray:
@@ -87,27 +87,45 @@ def spread(n: int, most: int) -> np.ndarray:
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).round().astype(np.int64)
 
 
-def probe(model, dataset, split: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether each example of a split, of these embeddings [n, d], is classified rightly.
+def probe(embed, dataset, split: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each example of a split, of these embeddings [n, d], is classified rightly; ``embed``
+    as :func:`embedder` gives it.
 
     Returns:
         {"knn_accuracy": float64 [n], "linear_accuracy": [n]}; {} where there are no labels.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     labels = dataset.labels(split)
     if labels is None:
         return {}
     places = spread(dataset.sizes["train"], PROBED)
     known = dataset.labels("train", places)
-    memory = embed(model, dataset.split("train", places))
+    memory = embed(dataset.split("train", places))
+    return probes(memory, known, embeddings, labels, len(dataset.label_names))
+
+
+def probes(
+    memory: np.ndarray, known: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, classes: int
+) -> dict[str, np.ndarray]:
+    """Whether each embedding is classified rightly, by those whose class is known.
+
+    Args:
+        memory: float32 [m, d], embeddings of the classes ``known`` int64 [m].
+        embeddings: float32 [n, d], of the classes ``labels`` int64 [n].
+        classes: their number.
+
+    Returns:
+        {"knn_accuracy": float64 [n], "linear_accuracy": [n]}, the latter where ``known`` has two
+        classes or more. Where few are known, as many neighbours vote as there are of a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     neighbors = knn(
         memory.shape[1:],
-        len(dataset.label_names),
+        classes,
         capacity=len(memory),
-        k=min(NEIGHBORS, len(memory)),
+        k=max(1, min(NEIGHBORS, len(memory) // classes)),
         metric="cosine",
     )
     neighbors.compile()

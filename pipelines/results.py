@@ -42,6 +42,18 @@ def metrics_table(splits: dict[str, dict[str, dict[str, float | None]]]) -> Tabl
     return table
 
 
+def few_labels_table(result: dict[str, Any]) -> Table:
+    """Mean accuracies of :func:`.few_labels.few_labels`, a row a number of labels."""
+    rows = result["fractions"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("labels", *rows[0]["scores"]):
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        means = [sum(scores) / len(scores) for scores in row["scores"].values()]
+        table.add_row(f"{row['examples']:,}", *(f"{mean:.4f}" for mean in means))
+    return table
+
+
 def _interval(metric: dict[str, float | None] | None) -> str:
     if metric is None:
         return ""

@@ -1,5 +1,6 @@
 """SimCLR end to end on digits: training, resuming, probes, export, a start with few labels."""
 
+import importlib
 import json
 
 import keras
@@ -8,14 +9,17 @@ import pytest
 import tensorflow as tf
 
 from epochal.models import create_model
-from epochal.pipelines import checkpoint
-from epochal.pipelines.data import load
+from epochal.pipelines import checkpoint, cli, few_labels, studies, tune
+from epochal.pipelines.ablate import ablate
+from epochal.pipelines.data import load, ops
 from epochal.pipelines.evaluate import evaluate, intervals
 from epochal.pipelines.export import ask_alone, export
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe
 from epochal.pipelines.representation import geometry, spread
+from epochal.pipelines.run import RunError
+from epochal.pipelines.space import Space
 from epochal.pipelines.train import Diverged, train
 
 OPS = (
@@ -105,6 +109,151 @@ def test_a_supervised_run_starts_from_the_encoder(learnt, tmp_path):
                          **{"width": 8} | options)  # fmt: skip
     with pytest.raises(ValueError, match="not a SimCLR"):
         create_model("resnet20", input_shape=(8, 8, 1), weights=str(run.path))
+
+
+few = importlib.import_module("epochal.pipelines.few_labels")  # the function has its name
+
+
+def test_the_chain_of_the_follow_up_is_that_of_the_run_without_its_colours(learnt):
+    chain = few.chain_of(learnt)
+    assert [step.name for step in ops.parse(chain)] == ["random_resized_crop", "standardize"]
+    raw = load(learnt.recipe.data).raw("test", np.arange(3))["image"]
+    known = load(few._data(learnt, "builtin:digits", train_examples=10))
+    np.testing.assert_array_equal(
+        known.preprocess(tf.constant(raw)), learnt.preprocess(tf.constant(raw))
+    )
+    assert known.sizes == {"train": 10, "test": load(learnt.recipe.data).sizes["test"]}
+
+
+def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
+    seen = []
+
+    def train_(recipe, folder, callbacks, data):
+        seen.append((recipe, folder))
+        labels = load(recipe.data).rows("train")
+        tuned = "weights" in recipe.model.options
+        return 0.5 + 0.1 * tuned + 0.01 * recipe.seed + 0.001 * len(labels)
+
+    monkeypatch.setattr(few, "_train", train_)
+    found = few_labels(learnt, None, (0.01, 0.05), 2, changes={"algorithm.steps": "40"})
+    assert json.loads((learnt.path / "few-labels.json").read_text())["seeds"] == [1, 2]
+    counts = [row["examples"] for row in found["fractions"]]
+    assert counts == [round(f * 1438) for f in (0.01, 0.05)]
+    for row, count in zip(found["fractions"], counts, strict=True):
+        assert row["scores"]["from_scratch"] == pytest.approx([0.51 + count / 1000,
+                                                               0.52 + count / 1000])  # fmt: skip
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx([0.1] * 3)
+        assert row["verdict"].endswith("+10 [+10, +10], better")
+    small, large = (row["scores"] for row in found["fractions"])
+    assert 0.3 < np.mean(small["linear"]) < np.mean(large["linear"])
+    assert 0.3 < np.mean(small["knn"]) < np.mean(large["knn"])
+    pairs = [recipe for recipe, _ in seen]
+    assert len({folder for _, folder in seen}) == len(seen) == 8
+    for tuned, scratch in zip(pairs[::2], pairs[1::2], strict=True):
+        assert tuned.data == scratch.data
+        assert tuned.algorithm.steps == scratch.algorithm.steps == 40
+        assert tuned.model.options == {"width": 8, "weights": str(learnt.path)}
+        assert scratch.model.options == {"width": 8}
+    chosen = [set(load(recipe.data).rows("train").tolist()) for recipe in pairs[:4:2]]
+    assert chosen[0] != chosen[1]  # other labels with another seed, all of training images
+    tested = set(load(pairs[0].data).rows("test").tolist())
+    assert tested == set(load(learnt.recipe.data).rows("test").tolist())
+    # the command line: two runs make a pair each
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", str(learnt.path), "--fraction", "0.01", "--also", str(learnt.path)])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "fine-tuned against from scratch with 14 labels: +10 [+10, +10], better" in shown
+
+
+def test_labels_that_cannot_be_followed_up(learnt, tmp_path):
+    for arguments, error, message in (
+        ({"fractions": [0.001]}, RecipeError, r"leaves some of the 10 classes empty. Take 0\.007"),
+        ({"fractions": [0.0]}, RecipeError, "above 0 and at most 1"),
+        ({"seeds": 0}, RecipeError, "at least one seed"),
+        ({"labels": "builtin:ring", "fractions": [0.1]}, ops.OpsError, "acts on image"),
+        ({"changes": {"algorithm.stepps": 3}}, RecipeError, "stepps"),
+    ):
+        with pytest.raises(error, match=message):
+            few_labels(learnt, **arguments)
+    (tmp_path / "recipe.json").write_text(get_recipe("mlp-digits").to_json())
+    with pytest.raises(RunError, match="has learnt no representation"):
+        few_labels(tmp_path)
+    for arguments, message in (
+        (["--also", "x"], "goes with --labels"),
+        (["--splitt", "test"], "did you mean --split"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["evaluate", str(learnt.path), *arguments])
+        assert end.value.code == 2, message
+
+
+@pytest.mark.slow
+def test_a_run_on_images_is_followed_up_by_a_folder_with_labels(tmp_path):
+    draw, paths = np.random.default_rng(0), []
+    for i in range(60):  # dark and bright noise
+        kind = ("dark", "bright")[i % 2]
+        image = draw.integers(0, 128, (8, 8, 3)) + 127 * (i % 2)
+        path = tmp_path / "images" / kind / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(image.astype(np.uint8)).numpy())
+        paths.append(path)
+    folder = tmp_path / "images"
+    made = override(
+        recipe(epochs=1, steps_per_epoch=4),
+        {"data.source": f"images:{folder}", "data.batch_size": 16},
+    )
+    run = train(made, tmp_path / "run")
+    assert "linear_accuracy" not in run.metrics["test"]
+    with pytest.raises(RunError, match="needs classes"):
+        few_labels(run)
+    changes = {"algorithm.steps": 30, "algorithm.steps_per_epoch": 15}
+    found = few_labels(run, f"folder:{folder}", (0.5,), 1, changes=changes)
+    row = found["fractions"][0]
+    assert row["examples"] == 24
+    assert min(row["scores"]["linear"] + row["scores"]["fine_tuned"]) > 0.9
+    assert "no interval, no claim" in row["verdict"]
+    trained = sorted(path.name[:-9] for path in (run.path / "few-labels").iterdir())
+    assert trained == ["fine-tuned-seed-1", "from-scratch-seed-1"]
+    again = few_labels(run, f"folder:{folder}", (0.5,), 1, changes=changes)
+    assert again["fractions"] == found["fractions"]
+
+
+@pytest.mark.slow
+def test_an_ablation_compares_heads_by_the_linear_probe(tmp_path):
+    made = override(
+        recipe(epochs=1, steps_per_epoch=2), {"model.encoder": "mlp", "model.encoder_options": {}}
+    )
+    found = ablate(made, ["model.head=nonlinear,linear,none"], 1, directory=tmp_path / "study")
+    assert found["metric"] == "linear_accuracy"
+    heads = [row["parameters"] for row in found["variants"]]
+    assert heads[0] > heads[1] > heads[2]
+    assert all("error" not in row for row in found["variants"])
+    searched = tune(made, 2, space=["algorithm.optimizer.learning_rate=log(1e-3,1e-2)"],
+                         tuner="random", directory=tmp_path / "search")  # fmt: skip
+    assert searched["objective"] == "val_linear_accuracy"
+    assert all(row["error"] is None for row in searched["trials"])
+    assert searched["best"]["score"] == max(row["score"] for row in searched["trials"])
+
+
+def test_studies_compare_representations_by_their_probe(learnt):
+    test = learnt.metrics["test"]
+    assert studies.usual(test) == "linear_accuracy"
+    assert studies.higher_is_better("knn_accuracy")
+    assert not studies.higher_is_better("uniformity")
+    assert studies.unit_of("linear_accuracy") == ("points", 100.0)
+    tune_ = importlib.import_module("epochal.pipelines.tune")
+    space = Space.parse(["model.projection=int(8,32)"])
+    objective = tune_._objective(recipe(), None, space, None)
+    assert (objective.name, objective.direction) == ("val_linear_accuracy", "max")
+    assert (
+        tune_.objective_of(learnt, "val_linear_accuracy")
+        == (learnt.metrics["validation"]["linear_accuracy"]["value"])
+    )
+    with pytest.raises(RecipeError, match="says how good its images are"):
+        tune_._objective(get_recipe("gan-digits"), None, space, None)
+    ring = override(get_recipe("gan-ring"), {"data.validation_fraction": 0.1})
+    assert tune_._objective(ring, None, space, None).name == "val_good_share"
 
 
 class Stop(keras.callbacks.Callback):
