@@ -143,7 +143,7 @@ def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
         assert row["scores"]["from_scratch"] == pytest.approx([0.51 + count / 1000,
                                                                0.52 + count / 1000])  # fmt: skip
         assert [row["difference"], row["low"], row["high"]] == pytest.approx([0.1] * 3)
-        assert row["verdict"].endswith("+10 [+10, +10], better")
+        assert row["verdict"].endswith("+10 points [+10, +10], better")
     small, large = (row["scores"] for row in found["fractions"])
     assert 0.3 < np.mean(small["linear"]) < np.mean(large["linear"])
     assert 0.3 < np.mean(small["knn"]) < np.mean(large["knn"])
@@ -163,7 +163,7 @@ def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
         cli.main(["evaluate", str(learnt.path), "--fraction", "0.01", "--also", str(learnt.path)])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert "fine-tuned against from scratch with 14 labels: +10 [+10, +10], better" in shown
+    assert "fine-tuned against from scratch with 14 labels: +10 points [+10, +10], better" in shown
 
 
 def test_labels_that_cannot_be_followed_up(learnt, tmp_path):
@@ -224,12 +224,12 @@ def test_an_ablation_compares_heads_by_the_linear_probe(tmp_path):
     made = override(
         recipe(epochs=1, steps_per_epoch=2), {"model.encoder": "mlp", "model.encoder_options": {}}
     )
-    found = ablate(made, ["model.head=nonlinear,linear,none"], 1, directory=tmp_path / "study")
+    found = ablate(made, ["model.head=nonlinear,none"], 1, directory=tmp_path / "study")
     assert found["metric"] == "linear_accuracy"
     heads = [row["parameters"] for row in found["variants"]]
-    assert heads[0] > heads[1] > heads[2]
+    assert heads[0] > heads[1]
     assert all("error" not in row for row in found["variants"])
-    searched = tune(made, 2, space=["algorithm.optimizer.learning_rate=log(1e-3,1e-2)"],
+    searched = tune(made, 1, space=["algorithm.optimizer.learning_rate=log(1e-3,1e-2)"],
                          tuner="random", directory=tmp_path / "search")  # fmt: skip
     assert searched["objective"] == "val_linear_accuracy"
     assert all(row["error"] is None for row in searched["trials"])
