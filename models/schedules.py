@@ -63,6 +63,9 @@ class Constant(Schedule):
 class Step(Schedule):
     """Multiplies the rate by ``factor`` at each boundary (ResNet, He et al. 2015, section 4.2).
 
+    The paper's ResNet-110 starts at a tenth of the rate, until its training error is below 80%
+    (about 400 steps): ``warmup_steps=400``.
+
     Args:
         learning_rate: the first rate.
         steps: optimizer steps of the whole training; needed where boundaries are shares.
@@ -70,6 +73,9 @@ class Step(Schedule):
             number, counted from 0, is the first at the new rate), a float between 0 and 1 is a
             share of ``steps`` (rounded to the nearest step).
         factor: multiplies the rate at each boundary.
+        warmup_steps: optimizer steps at the beginning at a constant, lower rate; before the first
+            boundary.
+        warmup_factor: multiplies the rate in these steps.
     """
 
     def __init__(
@@ -78,15 +84,32 @@ class Step(Schedule):
         steps: int | None = None,
         boundaries: Sequence[float] = (0.5, 0.75),
         factor: float = 0.1,
+        warmup_steps: int = 0,
+        warmup_factor: float = 0.1,
     ):
         boundaries = list(boundaries)
-        super().__init__(learning_rate, steps, boundaries=boundaries, factor=float(factor))
+        super().__init__(
+            learning_rate,
+            steps,
+            boundaries=boundaries,
+            factor=float(factor),
+            warmup_steps=int(warmup_steps),
+            warmup_factor=float(warmup_factor),
+        )
         self._at = [self._as_step(boundary) for boundary in boundaries]
         if self._at != sorted(self._at):
             raise ValueError(f"boundaries must increase; given {boundaries} (steps {self._at}).")
         if not factor > 0:
             raise ValueError(f"factor must be above 0, not {factor}.")
+        if warmup_steps < 0 or any(boundary < warmup_steps for boundary in self._at):
+            raise ValueError(
+                "warmup_steps must be at least 0 and no more than the steps before the first "
+                f"boundary; given {warmup_steps}, with boundaries at {self._at}."
+            )
+        if not 0 < warmup_factor <= 1:
+            raise ValueError(f"warmup_factor must be above 0 and at most 1, not {warmup_factor}.")
         self._factor = float(factor)
+        self._warmup = int(warmup_steps), float(warmup_factor)
 
     def _as_step(self, boundary: float) -> int:
         if isinstance(boundary, float) and 0 < boundary < 1:
@@ -103,7 +126,8 @@ class Step(Schedule):
         result = ops.ones_like(step)
         for passed, boundary in enumerate(self._at, start=1):
             result = ops.where(step >= boundary, self._factor**passed, result)
-        return result
+        steps, factor = self._warmup
+        return ops.where(step < steps, factor, result) if steps else result
 
 
 class _Warmup(Schedule):

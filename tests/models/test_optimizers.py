@@ -457,6 +457,9 @@ def test_schedules_at_key_steps():
     # He et al.: divided by 10 at 32k and 48k of 64k; update 32,000 is the first at the new rate.
     he = O.Step(0.1, 64_000, boundaries=(32_000, 48_000))
     assert at(he, 31_999, 32_000, 47_999, 48_000) == approx([0.1, 0.01, 0.01, 0.001])
+    # ResNet-110: 400 steps at 0.01, and back to 0.1.
+    deep = O.Step(0.1, 64_000, boundaries=(32_000, 48_000), warmup_steps=400)
+    assert at(deep, 0, 399, 400, 31_999, 32_000) == approx([0.01, 0.01, 0.1, 0.1, 0.01])
     shares = O.Step(1.0, 30, boundaries=(0.5, 0.9), factor=0.5)
     assert at(shares, 14, 15, 26, 27) == approx([1, 0.5, 0.5, 0.25])
     # Warm-up 1/4 ... 4/4 of the peak, then half a cosine over 100 steps.
@@ -488,7 +491,7 @@ def test_schedules_at_key_steps():
     "schedule",
     [
         O.Constant(0.1),
-        O.Step(0.1, 40, boundaries=(0.25, 30), factor=0.5),
+        O.Step(0.1, 40, boundaries=(0.25, 30), factor=0.5, warmup_steps=4, warmup_factor=0.3),
         O.Cosine(0.1, 40, warmup_steps=3, final_fraction=0.2, cycles=2),
         O.Linear(0.1, 40, warmup_steps=3),
         O.OneCycle(0.1, 40),
@@ -518,6 +521,8 @@ def test_schedules_serialise_and_work_in_plain_keras(schedule):
         (lambda: O.Step(0.1, 10, boundaries=(0.9, 2)), "increase"),
         (lambda: O.Step(0.1, boundaries=(0.5,)), "share"),
         (lambda: O.Step(0.1, 10, boundaries=(2.5,)), "2.5"),
+        (lambda: O.Step(0.1, 10, boundaries=(2, 5), warmup_steps=3), "before the first"),
+        (lambda: O.Step(0.1, 10, warmup_steps=3, warmup_factor=0.0), "warmup_factor"),
         (lambda: O.Linear(-0.1, 10), "learning_rate"),
         (lambda: O.InverseSqrt(0.1, d_model=4), "exactly one"),
         (lambda: O.InverseSqrt(), "exactly one"),
