@@ -35,7 +35,7 @@ TOLERANCE = {"float32": 1e-5, "mixed_float16": 4e-3, "mixed_bfloat16": 3e-2}
 # Not core operations, or not able to leave the process that made them.
 FORBIDDEN = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule",
                        "XlaLaunch", "XlaLaunchV2", "_XlaRun", "_XlaCompile", "_XlaMerge",
-                       "CustomCall", "TRTEngineOp"})  # fmt: skip
+                       "_XlaMustCompile", "CustomCall", "TRTEngineOp"})  # fmt: skip
 
 
 def export(
@@ -172,7 +172,11 @@ def _next_version(building: Path, base: Path) -> Path:
 
 
 def operations(directory: Path | str) -> set[str]:
-    """The types of all operations in a SavedModel, its function library included."""
+    """The types of all operations in a SavedModel, its function library included.
+
+    A function that XLA alone may run (``jit_compile=True``) has no operation of its own for that,
+    but the attribute ``_XlaMustCompile``, which is named with them.
+    """
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
@@ -182,6 +186,8 @@ def operations(directory: Path | str) -> set[str]:
         found |= {node.op for node in graph.graph_def.node}
         for function in graph.graph_def.library.function:
             found |= {node.op for node in function.node_def}
+            if function.attr["_XlaMustCompile"].b:
+                found.add("_XlaMustCompile")
     return found
 
 

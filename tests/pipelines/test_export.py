@@ -134,6 +134,15 @@ def test_forbidden_operations_are_found_inside_functions(tmp_path):
     assert operations(tmp_path) & FORBIDDEN
 
 
+def test_functions_that_only_xla_may_run_are_found(tmp_path):
+    module = tf.Module()
+    inner = tf.function(lambda x: tf.sin(x) + 1, jit_compile=True)
+    signature = [tf.TensorSpec([2], tf.float32)]
+    module.outer = tf.function(lambda x: inner(x) * 2, input_signature=signature)
+    tf.saved_model.save(module, str(tmp_path))
+    assert operations(tmp_path) & FORBIDDEN == {"_XlaMustCompile"}
+
+
 def test_directory(made, exported):
     directory = exported["digits"]
     assert directory.name == "1"
