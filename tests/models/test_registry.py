@@ -114,5 +114,6 @@ def test_a_card_states_origin_size_options_and_deviations():
     card = model_card("resnet20")
     for part in ("# resnet20", "2015", "269,722", "`shortcut` = `'A'`", "Deviations"):
         assert part in card
+    assert "(2015), section 4.2\n" in card  # the year once
     assert "`version` = `'v1'`" in model_card("resnet50")
     assert "`depth`" not in card  # fixed by the name
