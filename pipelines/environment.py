@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from .recipe import Recipe
 from .run import RunError
 
 
@@ -37,6 +39,18 @@ def describe() -> dict[str, Any]:
         "processor": _processor(),
         "accelerators": [device.name for device in tf.config.list_physical_devices("GPU")],
     }
+
+
+def starting_weights(recipe: Recipe) -> dict[str, str] | None:
+    """The file that the model starts from (``model.weights``) and its SHA-256; None without one."""
+    given = recipe.model.options.get("weights")
+    if not isinstance(given, str) or not Path(given).exists():  # the model will say so
+        return None
+    path = Path(given) / "model.keras" if Path(given).is_dir() else Path(given)
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def restore(recorded: dict[str, Any], *, strict: bool = True) -> None:

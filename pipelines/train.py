@@ -76,7 +76,10 @@ def train(
             recorded = run.Run(directory).environment
             environment.restore(recorded, strict=not allow_differences)
         else:
-            run.write_json(directory / "environment.json", environment.describe())
+            about = environment.describe()
+            if weights := environment.starting_weights(recipe):
+                about["weights"] = weights
+            run.write_json(directory / "environment.json", about)
         with _precision(recipe.algorithm.precision):
             return _train(recipe, directory, data, callbacks)
 
@@ -189,6 +192,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
             if not k.startswith("val_") and k not in ("epoch", "step", "learning_rate")
         },
     }
+    if weights := run.Run(directory).environment.get("weights"):
+        summary["weights"] = weights
     if divergence.reason:
         run.write_json(directory / "metrics.json", summary)
         raise Diverged(
@@ -370,6 +375,11 @@ def _card(
             if (value := getattr(recipe.data, name)) is not None
         ),
         f"- model: `{recipe.model}`, {summary['parameters']:,} trainable parameters",
+        *(
+            [f"- weights at the start: `{weights['file']}`, SHA-256 `{weights['sha256']}`"]
+            if (weights := summary.get("weights"))
+            else []
+        ),
         f"- loss: `{recipe.loss}`",
         f"- algorithm: `{recipe.algorithm.optimizer}`, schedule `{recipe.algorithm.schedule}`, "
         f"batch size {recipe.data.batch_size}"

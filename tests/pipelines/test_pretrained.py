@@ -1,7 +1,9 @@
 """Published weights as runs: taken as they are, and fine-tuned."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -135,6 +137,11 @@ def test_a_run_without_training_predicts_exports_and_says_what_it_lacks(small, t
         evaluate(run)
     card = (run.path / "README.md").read_text()
     assert "(no examples)" in card
+    path = recipe.model.options["weights"]
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert run.metrics["weights"] == {"file": path, "sha256": digest}
+    assert run.environment["weights"]["sha256"] == digest
+    assert digest in card
     assert "test split" not in card
     assert "| metric |" not in card
 
