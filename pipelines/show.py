@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import sys
 from typing import Any
 
@@ -59,20 +60,34 @@ def _short(value: Any) -> str:
 def _show_keys(recipe: Recipe, console: Console) -> None:
     from . import choices
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("key", "type", "value", "meaning"):
-        table.add_column(column, overflow="fold", no_wrap=column == "key")
+    rows: list[tuple[str, ...]] = []
     kinds = {"model": "models", "loss": "losses", "algorithm.optimizer": "optimizers",
              "algorithm.schedule": "schedules"}  # fmt: skip
     for key, (kind, meaning) in keys().items():
         value = _lookup(recipe, key)
-        table.add_row(key, kind, _short(value), meaning)
+        rows.append((key, kind, _short(value), meaning))
         if key in kinds:
             choice = _lookup(recipe, key)
             for option, default in choices.options(kinds[key], choice.name).items():
                 required = default is inspect.Parameter.empty
                 shown = choice.options.get(option, "(must be given)" if required else default)
-                table.add_row(f"{key}.{option}", "option", str(shown), f"of {choice.name}")
+                rows.append((f"{key}.{option}", "option", str(shown), f"of {choice.name}"))
+    if not console.is_terminal and "COLUMNS" not in os.environ:  # in a pipe: a line for each key
+        wide = max(len(row[0]) for row in rows)
+        for key, *cells in rows:
+            console.print(
+                f"{key:<{wide}}  {'  '.join(cells)}", highlight=False, markup=False, soft_wrap=True
+            )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # types and values are short but for a few, which would leave no room for the meaning
+    widths = {"type": max(6, console.width // 8), "value": max(8, console.width // 5)}
+    for column in ("key", "type", "value", "meaning"):
+        table.add_column(
+            column, overflow="fold", no_wrap=column == "key", max_width=widths.get(column)
+        )
+    for row in rows:
+        table.add_row(*row)
     console.print(table, markup=False)
 
 

@@ -69,7 +69,7 @@ def test_evaluate_repeats_the_final_test_figures(run_dir, capsys):
     assert result["metrics"]["accuracy"] == metrics["test"]["accuracy"]
 
 
-def test_show_run_and_model_and_keys(run_dir, capsys):
+def test_show_run_and_model_and_keys(run_dir, capsys, monkeypatch):
     assert _main(["show", str(run_dir)]) == 0
     assert "mlp-digits" in said(capsys)
     assert _main(["show", "linear", "--input-shape", "3", "--num-classes", "2", "--json"]) == 0
@@ -80,6 +80,12 @@ def test_show_run_and_model_and_keys(run_dir, capsys):
     text = said(capsys)
     assert "model.hidden" in text
     assert "algorithm.early_stopping.patience" in text
+    monkeypatch.delenv("COLUMNS", raising=False)  # in a pipe each key has one line
+    assert _main(["show", "mlp-digits", "--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("algorithm.jit "))
+    assert line.split()[1:3] == ["bool", "False"]
+    assert line.endswith("slows convolutions down.")
 
 
 @pytest.mark.parametrize(
