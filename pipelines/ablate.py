@@ -76,7 +76,7 @@ def ablate(
     Returns:
         {"recipe", "metric", "split", "seeds", "variants": [{"name", "changes", "scores" [seeds],
         "mean", "difference", "low", "high", "time_ratio", "parameters", "verdict", "error"}]}; also
-        written as ablation.json, ablation.csv, ablation.png and README.md.
+        written as ablation.json, ablation.csv, ablation.png, curves.png and README.md.
 
     Raises:
         RecipeError: a key or value that the recipe does not have, fewer than two variants.
@@ -163,7 +163,8 @@ def _label(recipe: Recipe, key: str, value: str, tuned: str) -> str:
 
 def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data) -> dict[str, Any]:
     """A row of the report without the comparison: runs of all seeds, or why there are none."""
-    row: dict[str, Any] = {"name": variant.name, "changes": variant.changes, "runs": []}
+    row: dict[str, Any] = {"name": variant.name, "changes": variant.changes}
+    row |= {"runs": [], "histories": []}
     recipe = variant.recipe
     try:
         if tune_each is not None:
@@ -172,7 +173,9 @@ def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data
         for number in range(seeds):
             seeded = override(recipe, {"seed": recipe.seed + number})
             log.info("%s, seed %d", variant.name, seeded.seed)
-            row["runs"].append(_one(seeded, folder / f"seed-{seeded.seed}", callbacks, data))
+            run = _one(seeded, folder / f"seed-{seeded.seed}", callbacks, data)
+            row["runs"].append(run.metrics)
+            row["histories"].append(run.history)
     except (ValueError, TypeError, RuntimeError, Diverged) as error:
         # One that fails is a result too; the other variants go on.
         row["error"] = str(error)
@@ -180,12 +183,11 @@ def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data
     return row
 
 
-def _one(recipe: Recipe, folder: Path, callbacks, data) -> dict[str, Any]:
+def _one(recipe: Recipe, folder: Path, callbacks, data):
     run = train(recipe, folder, data, callbacks=callbacks)
-    metrics = run.metrics
     keras.backend.clear_session()  # memory stays that of one run
     gc.collect()
-    return metrics
+    return run
 
 
 def _tune(recipe: Recipe, folder: Path, tune_each: str, callbacks, data) -> dict[str, Any]:
@@ -194,7 +196,8 @@ def _tune(recipe: Recipe, folder: Path, tune_each: str, callbacks, data) -> dict
     scores = {}
     for value in values:
         changed = override(recipe, {key: literal(value)})
-        metrics = _one(changed, folder / studies.file_name(f"{key}={value}"), callbacks, data)
+        place = folder / studies.file_name(f"{key}={value}")
+        metrics = _one(changed, place, callbacks, data).metrics
         if "validation" not in metrics:
             raise RunError("--tune-each chooses on a validation split, and the data have none.")
         name = studies.usual(metrics["validation"])
@@ -220,6 +223,7 @@ def _report(place: Path, recipe: Recipe, rows: list[dict], seeds: int, metric) -
     better = studies.higher_is_better(name)
     unit, scale = studies.unit_of(name)
     base = rows[0] if "error" not in rows[0] else None
+    histories = {row["name"]: row.pop("histories") for row in rows}
     for row in rows:
         runs = row.pop("runs")
         if "error" in row:
@@ -257,6 +261,8 @@ def _report(place: Path, recipe: Recipe, rows: list[dict], seeds: int, metric) -
     write_atomic(place / "ablation.csv", _csv(rows))
     write_atomic(place / "README.md", _card(result))
     studies.draw_differences(result, place / "ablation.png")
+    curves = {row["name"]: histories[row["name"]] for row in rows if "scores" in row}
+    studies.draw_curves(curves, name, place / "curves.png")
     return result
 
 
@@ -288,6 +294,7 @@ def _card(result: dict[str, Any]) -> str:
         *(f"- {row['verdict']}" for row in result["variants"]),
         "",
         "![differences](ablation.png)",
+        "![training](curves.png)",
         "",
     ]
     return "\n".join(lines)

@@ -12,20 +12,23 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from .canvas import BLUE, GREY, STYLE, new_figure, save, shorten
 from .claim import locked
 from .run import RunError, plain, write_json
 
 # the metric that a task is compared by, where nothing else is said: the first that was recorded
-USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "mean_return", "linear_accuracy",
+USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "return", "linear_accuracy",
          "good_share")  # fmt: skip
 _SHARES = {
     "accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy", "linear_accuracy",
     "knn_accuracy", "untrained_linear_accuracy", "untrained_knn_accuracy", "good_share",
     "precision", "recall",
 }  # fmt: skip
-_HIGHER = _SHARES | {"r2", "bleu", "chrf", "mean_return", "modes", "diversity", "novelty"}
+_HIGHER = _SHARES | {
+    "r2", "bleu", "chrf", "return", "human_score", "modes", "diversity", "novelty",
+}  # fmt: skip
 
 
 def usual(metrics: dict[str, Any]) -> str:
@@ -146,3 +149,55 @@ def draw_differences(result: dict[str, Any], path: Path) -> None:
         left.set(xlabel=f"{name}{percent}, each seed and the mean")
         right.set(xlabel=f"difference from the first{f', {unit}' if unit else ''}, 95% interval")
         save(figure, path)
+
+
+def draw_curves(
+    histories: dict[str, list[list[dict[str, float]]]], metric: str, path: Path
+) -> None:
+    """How training went: a line for each variant's mean over seeds, and a band from its worst seed
+    to its best.
+
+    Args:
+        histories: the name of each variant -> the history of each seed, one dict an epoch.
+        metric: shown as validation recorded it; where that did not, as training did, or the loss.
+        path: the PNG to write. Without any epoch nothing is written.
+    """
+    rows = [row for seeds in histories.values() for history in seeds for row in history]
+    known = dict.fromkeys(key for row in rows for key in row)
+    key = next((k for k in (f"val_{metric}", metric, "val_loss", "loss") if k in known), None)
+    if key is None:
+        return
+    figure = new_figure(7.2, 4.2)
+    with mpl.rc_context(STYLE):
+        axes = figure.add_subplot()
+        for place, (name, seeds) in enumerate(histories.items()):
+            epochs, lowest, mean, highest = over_seeds(seeds, key)
+            colour = mpl.colormaps["tab10"](place % 10)
+            axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(epochs, mean, color=colour, label=shorten(name, 40))
+        count = max(len(seeds) for seeds in histories.values())
+        what = "validation" if key.startswith("val_") else "training"
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set(xlabel="epoch", ylabel=f"{key.removeprefix('val_').replace('_', ' ')}, {what}")
+        axes.set_title("one seed" if count == 1 else f"mean of {count} seeds, worst to best")
+        axes.legend()
+        save(figure, path)
+
+
+def over_seeds(seeds: list[list[dict[str, float]]], key: str) -> tuple[np.ndarray, ...]:
+    """Epochs [e] (from 1) and the lowest, mean and highest value [e] of those seeds that have one;
+    NaN where none has."""
+    longest = max(map(len, seeds), default=0)
+    values = np.full((max(len(seeds), 1), longest), np.nan)
+    for seed, history in enumerate(seeds):
+        for epoch, row in enumerate(history):
+            value = row.get(key)
+            values[seed, epoch] = np.nan if value is None else value
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    gaps = np.where(count, 0.0, np.nan)
+    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
+    lowest = np.where(known, values, np.inf).min(axis=0)
+    highest = np.where(known, values, -np.inf).max(axis=0)
+    there = (np.where(count, each, np.nan) for each in (lowest, mean + gaps, highest))
+    return (np.arange(1, longest + 1), *there)

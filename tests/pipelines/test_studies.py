@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -135,6 +136,26 @@ def test_an_ablation_compares_seed_by_seed_and_goes_on_after_a_failure(study):
     assert [row["name"] for row in rows] == [row["name"] for row in study["variants"]]
     assert json.loads((place / "ablation.json").read_text())["metric"] == "accuracy"
     assert (place / "ablation.png").stat().st_size > 5_000
+    assert (place / "curves.png").stat().st_size > 5_000
+
+
+def test_curves_over_seeds_leave_out_what_is_missing():
+    seeds = [
+        [{"val_return": 1.0}, {"val_return": 5.0}, {"val_return": 4.0}],
+        [{"val_return": 3.0}, {"val_return": float("nan")}],
+    ]
+    epochs, lowest, mean, highest = studies.over_seeds(seeds, "val_return")
+    assert epochs.tolist() == [1, 2, 3]
+    assert lowest.tolist() == [1, 5, 4]
+    assert mean.tolist() == [2, 5, 4]
+    assert highest.tolist() == [3, 5, 4]
+    assert np.isnan(studies.over_seeds([[{"loss": 1.0}]], "val_return")[2]).all()
+
+
+def test_of_an_agent_the_return_is_compared_and_higher_is_better():
+    recorded = {"return": 0, "episode_length": 0}
+    assert studies.usual(recorded) == "return"
+    assert studies.higher_is_better("return")
 
 
 @pytest.mark.slow
@@ -168,7 +189,7 @@ def test_tuning_each_variant_chooses_on_validation_alone(tmp_path, monkeypatch):
         metrics = {"validation": {"accuracy": {"value": scores[rate]}}, "parameters": 1,
                    "wall_seconds": 1.0, "examples_per_second": 1.0,
                    "test": {"accuracy": {"value": 1 - scores[rate]}}}  # fmt: skip
-        return Blind(metrics) if tuning else metrics
+        return SimpleNamespace(metrics=Blind(metrics) if tuning else metrics, history=[])
 
     monkeypatch.setattr(module, "_one", one)
     result = verb(
