@@ -96,6 +96,8 @@ def _stock_resnet20(name: str, input_shape, num_classes: int):
     return keras.Model(inputs, layers.Dense(num_classes, dtype="float32")(x), name=name)
 
 
+_PRODUCTS = ((2048, 2048, 2048), (8192, 512, 512))  # rows, inner, columns
+_CONVOLUTIONS = ((8, 28, 128), (8, 14, 256), (32, 14, 256))  # images, side, channels
 RESNET50_MULTIPLY_ADDS = 3_857_973_248  # of one image forward; `epochal show resnet50`
 
 
@@ -103,8 +105,8 @@ def resnet50(side: str, *, policy: str, jit: bool = False, quick: bool) -> dict[
     """Training steps of ResNet-50 on random 224x224x3 images, batch 8, by SGD with momentum.
 
     The side "matrix products" is a limit: how many images a second the products of the forward and
-    the backward pass allow, if they run as fast as a large one of this precision by itself. The
-    ratio to it is the share of the processor's peak.
+    the backward pass allow, if all run as fast as the fastest product or convolution of this
+    precision by itself. The ratio to it is the share of the processor's peak.
     """
     batch, steps, epochs = 8, 2 if quick else 5, 2 if quick else 4
     if side == "matrix products":
@@ -214,16 +216,35 @@ def _torch_steps_per_second(x, y, policy: str, steps: int, epochs: int) -> float
 
 
 def _product_rate(policy: str) -> float:
-    """Multiply-adds a second of a 2048 x 2048 x 2048 matrix product."""
+    """Multiply-adds a second of the fastest of a few matrix products and 3x3 convolutions.
+
+    No single shape is a limit: in bfloat16 a large product brings both its sides into the
+    processor's order first, convolutions like those of stages 2 and 3 do so for the weights alone.
+    """
     import tensorflow as tf
 
     dtype = "bfloat16" if policy == "mixed_bfloat16" else "float32"
-    left, right = (tf.cast(tf.random.normal([2048, 2048]), dtype) for _ in range(2))
-    multiply = tf.function(lambda: tf.matmul(left, right))
-    multiply()
+
+    def random(*shape):
+        return tf.cast(tf.random.normal(shape), dtype)
+
+    best = 0.0
+    for rows, inner, columns in _PRODUCTS:
+        left, right = random(rows, inner), random(inner, columns)
+        run = tf.function(lambda left=left, right=right: tf.matmul(left, right))
+        best = max(best, rows * inner * columns / _seconds(run))
+    for images, side, channels in _CONVOLUTIONS:
+        x, kernel = random(images, side, side, channels), random(3, 3, channels, channels)
+        run = tf.function(lambda x=x, kernel=kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
+        best = max(best, images * side**2 * 9 * channels**2 / _seconds(run))
+    return best
+
+
+def _seconds(run) -> float:
+    run()
     seconds = []
     for _ in range(30):
         began = time.perf_counter()
-        multiply()
+        run()
         seconds.append(time.perf_counter() - began)
-    return 2048**3 / statistics.median(seconds)
+    return statistics.median(seconds)
