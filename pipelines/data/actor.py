@@ -83,12 +83,13 @@ class Actor(keras.callbacks.Callback):
 
     def _act(self, times: int, epsilon: float, random: np.random.Generator) -> None:
         """So many steps in each environment."""
-        values = self.learner.snapshot() if epsilon < 1 else None
+        values = None
         lanes, actions = len(self._players), self.dataset.num_targets
         at_random = random.random((times, lanes)) < epsilon
         chosen = random.integers(actions, size=(times, lanes))
         for i in range(times):
             if not at_random[i].all():
+                values = values or self.learner.snapshot()
                 seen = np.stack([player.observation for player in self._players])
                 best = values(seen).argmax(axis=1)
                 chosen[i] = np.where(at_random[i], chosen[i], best)
