@@ -48,9 +48,10 @@ _RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "mat
 _THREE = ("ours", "stock Keras layers", "PyTorch")
 _KNN = ("ours", "faiss", "scikit-learn")
 _DQN = ("ours", "stable-baselines3")
-_DQN_LARGE = {"hidden": 256, "batch": 64, "every": 2, "block": True}
-_DQN_SMALL = {"hidden": 64, "batch": 32, "every": 4, "block": False}
+_DQN_LARGE = {"hidden": 256, "batch": 64, "every": 2, "between": 256}
+_DQN_SMALL = {"hidden": 64, "batch": 32, "every": 4}
 _THREADS = ({"threads": 1}, {"threads": 2})
+_BLOCKS = tuple(one | {"between": n} for one in _THREADS for n in (4, 256))
 _NET = {"net": "resnet20"}
 _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
 
@@ -97,10 +98,12 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
         (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _THREE, settings=_XLA),),
     ),
     "dqn": (
-        "acting and learning on CartPole against stable-baselines3, as many updates",
+        "acting and learning on CartPole and Pong against stable-baselines3, as many updates",
         (
             Row("256-256, batch 64, 1 in 2", "dqn", _DQN, _DQN_LARGE, _THREADS),
-            Row("64-64, batch 32, 1 in 4", "dqn", _DQN, _DQN_SMALL, _THREADS),
+            Row("64-64, batch 32, 1 in 4", "dqn", _DQN, _DQN_SMALL, _BLOCKS),
+            Row("the same, 4 steps at a time", "dqn", _DQN, _DQN_SMALL | {"between": 4}, _THREADS),
+            Row("Atari, batch 32, 1 in 4", "dqn_atari", _DQN, settings=_THREADS),
         ),
     ),
     "dcgan": (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .control import dqn
+from .control import dqn, dqn_atari
 from .games import dcgan, simclr
 from .input import input_images
 from .nets import clock, need, resnet20, resnet50
@@ -141,6 +141,7 @@ CASES = {
     "dcgan": dcgan,
     "decode": decode,
     "dqn": dqn,
+    "dqn_atari": dqn_atari,
     "input": input_images,
     "knn": knn,
     "lstm": lstm,

@@ -84,7 +84,7 @@ def test_every_side_is_told_the_number_of_threads(monkeypatch):
 
 
 def test_the_dqn_case_runs():
-    options = {"hidden": 16, "batch": 8, "every": 4, "block": False, "threads": 1}
+    options = {"hidden": 16, "batch": 8, "every": 4, "between": 256, "threads": 1}
     found = cases.CASES["dqn"]("ours", quick=True, **options)
     assert found["unit"] == "environment steps/s"
     assert 10 < found["rate"] < 1e6
