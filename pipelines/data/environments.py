@@ -50,7 +50,7 @@ def make(name: str, sticky_actions: float = 0.0, render: bool = False):
     except gymnasium.error.DependencyNotInstalled as error:
         raise SourceError(
             f"The environment {name} needs a package that is not installed: {error} What classic "
-            f"control and Atari need comes with {_INSTALL}."
+            f"control, LunarLander and Atari need comes with {_INSTALL}."
         ) from None
     except gymnasium.error.Error as error:
         known = [spec for spec in gymnasium.registry if "/" not in spec or spec in _OWN]

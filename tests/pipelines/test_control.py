@@ -298,6 +298,24 @@ def test_a_lost_life_ends_what_is_learnt_from_while_the_game_goes_on():
     assert player.total == pytest.approx(-0.3)
 
 
+def test_frames_of_atari_are_those_of_the_paper():
+    pytest.importorskip("ale_py")
+    player = Player(make("ALE/Pong-v5"), stack=4)
+    player.reset(3)
+    ale = player.environment.unwrapped.ale
+    assert ale.getFloat("repeat_action_probability") == 0
+    began = ale.getEpisodeFrameNumber()
+    assert 0 < began <= 30  # idle steps
+    for _ in range(3):
+        player.step(2)
+    assert ale.getEpisodeFrameNumber() == began + 12
+    assert (player.observation.shape, player.dtype) == ((84, 84, 4), np.uint8)
+    np.testing.assert_array_equal(player.observation[..., -1], player.frame)
+    assert len(np.unique(player.frame)) > 2
+    other = make("ALE/Pong-v5", sticky_actions=0.25)
+    assert other.unwrapped.ale.getFloat("repeat_action_probability") == 0.25
+
+
 def test_a_time_limit_truncates():
     player = Player(make("Corridor-v0"))
     player.reset(0)
