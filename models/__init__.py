@@ -23,6 +23,7 @@ _MODULES = (
     "blocks",
     "callbacks",
     "checkpoints",
+    "conformal",
     "contrastive",
     "decoding",
     "dqn",

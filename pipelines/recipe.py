@@ -282,6 +282,10 @@ class Algorithm(_Strict):
     """Variables that have, or whose layer has, one of these names are not decayed."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Scale the gradients of a step down to at most this global L2 norm."""
+    conformal: bool = False
+    """Forecasts with quantiles: after training, move each pair, such as 0.05 and 0.95, step by step
+    of the horizon to where it holds the promised share of the validation split. Validation also
+    chooses the epoch, so that its residuals are a little small; the test split plays no part."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Momentum of an exponential moving average of the weights, used to validate and to keep."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -185,7 +185,10 @@ class Run:
 
         from ..models import registry
 
-        registry.get("models", self.recipe.model.name)  # imports the classes in model.keras
+        # These import the classes in model.keras.
+        registry.get("models", self.recipe.model.name)
+        if self.recipe.algorithm.conformal:
+            from ..models import conformal  # noqa: F401
         file = self.path / self.file
         if not file.is_file():
             raise self._lacks(self.file)

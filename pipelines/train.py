@@ -20,7 +20,7 @@ import numpy as np
 
 from ..models import callbacks as model_callbacks
 from ..models import optimizers
-from . import choices, environment, run
+from . import choices, conformal, environment, run
 from .checkpoint import Recorder, TensorBoard
 from .claim import begun, claimed
 from .data import load
@@ -102,6 +102,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
             f"{recipe.loss.name!r} needs whole ones, classes or counts. Leave them out, or choose "
             "another loss."
         )
+    conformal.check(recipe, dataset, loss)
     if "train" not in dataset.sizes and recipe.algorithm.epochs != 0:
         raise RecipeError(
             f"{recipe.data.source} has names of classes and no examples to train on. With "
@@ -200,6 +201,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
             f"{recipe.name}: {divergence.reason}. Lower algorithm.optimizer.learning_rate, set "
             f"algorithm.clip_norm, or check the data. History: {directory / 'history.csv'}."
         )
+    if recipe.algorithm.conformal:
+        model, summary["conformal"] = conformal.widen(model, loss, dataset)
     with run.appearing(directory / "model.keras") as temporary:
         model.save(temporary)
     plots.learning_curves(rows, directory / "plots" / "learning_curves.png")

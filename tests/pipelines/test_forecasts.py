@@ -16,7 +16,7 @@ from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone
 from epochal.pipelines.recipe import Recipe, RecipeError, override
-from epochal.pipelines.served import examples
+from epochal.pipelines.served import Served, examples
 
 HOURS = np.datetime64("2020-06-01T00") + np.arange(1_000)
 HISTORY, HORIZON = 24, 12
@@ -90,6 +90,46 @@ def test_it_learns_what_repeating_yesterday_cannot_know(run):
     drawn = {path.name for path in (run.path / "plots").iterdir()}
     assert drawn == {"learning_curves.png", "forecasts.png", "error_by_horizon.png"}
     assert "skill" in (run.path / "README.md").read_text()
+
+
+def test_conformal_intervals_hold_their_share_of_validation_and_reach_the_export(waves, tmp_path):
+    """The same training twice: one answers the other's quantiles, moved by what was stored."""
+    plain = waves_recipe(waves, algorithm={"steps": 12})
+    runs = [
+        train(override(plain, {"algorithm.conformal": on}), tmp_path / str(on))
+        for on in (False, True)
+    ]
+    before, after = (run.metrics["validation"]["coverage_90"]["value"] for run in runs)
+    assert abs(before - 0.9) > 0.05
+    assert 0.9 <= after < 0.93  # of 69 windows, at each of 12 steps
+    assert runs[0].metrics["test"]["rmse"] == runs[1].metrics["test"]["rmse"]
+    stored = runs[1].metrics["conformal"]
+    assert stored["windows"] == runs[1].dataset["sizes"]["validation"]
+
+    rows, _ = examples(runs[1])
+    request = {f"serving_default/{name}": values for name, values in rows.items()}
+    answer = ask_alone([export(runs[1])], [request])[0]["serving_default/quantiles"]
+    own = {name: tf.constant(values) for name, values in rows.items()}
+    narrow = Served.of(runs[0]).raw(own)["quantiles"].numpy()
+    moved = answer - narrow
+    np.testing.assert_allclose(moved[..., 1], 0, atol=1e-4)
+    np.testing.assert_allclose(moved[..., 0], -moved[..., 2], atol=1e-4)
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:1], moved.shape), atol=1e-4)
+    assert moved[0, :, 2].mean() == pytest.approx(stored["widening"]["load"]["90"], abs=1e-4)
+    assert len(np.unique(moved[0, :, 2])) == HORIZON
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": "gaussian"}, "has none. Choose quantile"),
+        ({"data.validation_fraction": 0.02}, "needs 9 windows or more"),
+    ],
+)
+def test_conformal_intervals_need_quantiles_and_windows(waves, tmp_path, changes, words):
+    recipe = override(waves_recipe(waves), {"algorithm.conformal": True, **changes})
+    with pytest.raises(RecipeError, match=words):
+        train(recipe, tmp_path / "run")
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(run, waves, tmp_path):
