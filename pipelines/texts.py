@@ -8,6 +8,8 @@ translation, by beam search (4 beams, alpha 0.6) from the source alone
 ``exact_match``            share of answers that equal the target as it came, letter by letter
 ``bleu``                   BLEU of the whole split in percent, by sacreBLEU with its settings
 ``chrf``                   chrF2 in percent, by sacreBLEU; without an interval
+``bleu_retrieval``, ...    the same of :mod:`.retrieval`: for each source the target of the training
+                           source that looks most like it; not on the training split
 ========================== =====================================================================
 
 BLEU and chrF need the extra ``text``; without it they are left out. Translated are the first
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from . import pictures_text
+from . import pictures_text, retrieval
 
 log = logging.getLogger(__name__)
 
@@ -40,37 +42,29 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
     """Metrics of a split with 95% intervals, and a few samples.
 
     Returns:
-        ({"split", "examples", "metrics", "samples": [{"source", "target", "translation"}] or
-        [{"prompt", "text"}]}, {"nll" [n], "right" [n], "tokens" [n], and for translation
-        "source", "target", "translation" [m]}).
+        ({"split", "examples", "metrics", "samples": [{"source", "target", "translation",
+        "retrieval"}] or [{"prompt", "text"}]}, {"nll" [n], "right" [n], "tokens" [n], and for
+        translation "source", "target", "translation", "retrieval" [m]}).
     """
     from .evaluate import intervals
 
     found = score(model, dataset, split)
-    statistics = [_tokens(found)]
-    sizes = [len(found["nll"])]
-    samples: list[dict[str, str]] = []
-    if dataset.task == "translation":
-        found |= translate(model, dataset, split)
-        statistics.append(_translations(found))
-        sizes.append(len(found["translation"]))
-        samples = [
-            {key: str(found[key][row]) for key in ("source", "target", "translation")}
-            for row in _spread(len(found["translation"]))
-        ]
-    else:
-        samples = continue_text(model, dataset, split)
-    metrics: dict[str, dict[str, float]] = {}
-    for statistic, size in zip(statistics, sizes, strict=True):
-        metrics |= intervals(statistic, size)
-    if dataset.task == "translation" and "bleu" in metrics:
-        import sacrebleu
-
-        value = sacrebleu.CHRF().corpus_score(
-            list(found["translation"]), [list(found["target"])]
-        ).score  # fmt: skip
-        metrics["chrf"] = {"value": value, "low": np.nan, "high": np.nan}
-    result = {"split": split, "examples": sizes[0], "metrics": metrics, "samples": samples}
+    metrics = intervals(_tokens(found), len(found["nll"]))
+    result = {"split": split, "examples": len(found["nll"]), "metrics": metrics}
+    if dataset.task != "translation":
+        return result | {"samples": continue_text(model, dataset, split)}, found
+    found |= translate(model, dataset, split)
+    if split != "train":  # where each source would find itself
+        found["retrieval"] = retrieval.translate(dataset, found["source"])
+    for key, suffix in (("translation", ""), ("retrieval", "_retrieval")):
+        if key in found:
+            of_key = intervals(_translations(found, key), len(found[key]))
+            if "bleu" in of_key:
+                of_key["chrf"] = _chrf(found[key], found["target"])
+            metrics |= {name + suffix: value for name, value in of_key.items()}
+    shown = [key for key in ("source", "target", "translation", "retrieval") if key in found]
+    rows = _spread(len(found["translation"]))
+    result["samples"] = [{key: str(found[key][row]) for key in shown} for row in rows]
     return result, found
 
 
@@ -165,8 +159,16 @@ def _tokens(found: dict[str, np.ndarray]):
     return statistic
 
 
-def _translations(found: dict[str, np.ndarray]):
-    exact = (found["translation"] == found["target"]).astype(np.float64)
+def _chrf(answers: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    import sacrebleu
+
+    value = sacrebleu.CHRF().corpus_score(list(answers), [list(targets)]).score
+    return {"value": value, "low": np.nan, "high": np.nan}
+
+
+def _translations(found: dict[str, np.ndarray], key: str = "translation"):
+    """Exact matches and BLEU of the answers ``found[key]``."""
+    exact = (found[key] == found["target"]).astype(np.float64)
     if importlib.util.find_spec("sacrebleu") is None:
         log.warning("BLEU and chrF are left out: pip install 'epochal[text]'")
         return lambda index: {"exact_match": exact[index].mean(axis=-1)}
@@ -175,7 +177,7 @@ def _translations(found: dict[str, np.ndarray]):
     bleu = sacrebleu.BLEU(effective_order=False)
     # BLEU is a function of sums over sentences: correct and possible n-grams, and both lengths.
     rows = []
-    for answer, target in zip(found["translation"], found["target"], strict=True):
+    for answer, target in zip(found[key], found["target"], strict=True):
         one = bleu.corpus_score([answer], [[target]])
         rows.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
     rows = np.array(rows, np.int64)

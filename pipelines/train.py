@@ -213,7 +213,8 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
             summary[split] = result["metrics"]
             if "collapse" in result:
                 summary["collapse"] = result["collapse"]
-            samples = result.get("samples", [])
+            if samples := result.get("samples", []):  # those of the last split, the test
+                summary["samples"] = samples
     if "test" in dataset.sizes:
         report(model, loss, dataset, result, predictions, directory / "plots")
     drawn = {n: what for n, what in PICTURES.items() if (directory / "plots" / n).is_file()}

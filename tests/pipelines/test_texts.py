@@ -51,11 +51,20 @@ def test_a_copier_learns_to_copy(copying):
     assert found["exact_match"]["low"] <= found["exact_match"]["value"]
     assert found["token_accuracy"]["value"] > 0.9
     assert found["perplexity"]["value"] < 1.5
-    assert set(found) == {"perplexity", "token_accuracy", "exact_match", "bleu", "chrf"}
+    answered = {"exact_match", "bleu", "chrf"}
+    beside = {f"{name}_retrieval" for name in answered}
+    assert set(found) == {"perplexity", "token_accuracy"} | answered | beside
+    # No test word is a training word: the nearest one's copy is never the answer.
+    assert found["exact_match_retrieval"]["value"] == 0.0
+    assert 0 < found["chrf_retrieval"]["value"] < found["chrf"]["value"]
+    samples = copying.metrics["samples"]
+    assert [set(sample) for sample in samples] == [
+        {"source", "target", "translation", "retrieval"}
+    ] * 3
     drawn = {path.name for path in (copying.path / "plots").glob("*.png")}
     assert {"attention.png", "accuracy_by_length.png", "learning_curves.png"} <= drawn
     card = (copying.path / "README.md").read_text()
-    assert card.count("> translation:") == 3
+    assert card.count("> translation:") == card.count("> retrieval:") == 3
 
 
 def test_a_translator_answers_strings_everywhere(copying):
