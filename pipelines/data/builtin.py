@@ -1,4 +1,4 @@
-"""Sets that need no download and no files: scikit-learn's, docstrings, generated tasks."""
+"""Sets that need no download and no files: those of installed libraries, and generated tasks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .adding import open_adding
 from .docstrings import open_docstrings
 from .ring import open_ring
 from .source import Rows, Source, SourceError, fingerprint, nearest
+from .sunspots import open_sunspots
 
 # name -> (loader, origin and licence)
 _SETS = {
@@ -27,7 +28,8 @@ def open_builtin(data) -> Source:
     """``builtin:NAME``. digits: uint8 images [1797,8,8,1], the 17 gray levels spread over 0..255;
     iris, wine, breast_cancer, diabetes: features in their own units; docstrings: see
     :mod:`.docstrings`; copy, dates, reverse, sort: see :mod:`.generated`; ring: see
-    :mod:`.ring`; adding/LENGTH: see :mod:`.adding`. Raises SourceError for an unknown name."""
+    :mod:`.ring`; adding/LENGTH: see :mod:`.adding`; sunspots: see :mod:`.sunspots`. Raises
+    SourceError for an unknown name."""
     name = data.source.partition(":")[2]
     if name.partition("/")[0] == "adding":
         return open_adding(data)
@@ -35,10 +37,12 @@ def open_builtin(data) -> Source:
         return generated.open_generated(name)
     if name == "ring":
         return open_ring()
+    if name == "sunspots":
+        return open_sunspots(data)
     if name == "docstrings":
         return open_docstrings(data.task)
     if name not in _SETS:
-        known = sorted((*_SETS, *generated.NAMES, "adding", "docstrings", "ring"))
+        known = sorted((*_SETS, *generated.NAMES, "adding", "docstrings", "ring", "sunspots"))
         raise SourceError(
             f"There is no built-in set {name!r}. {nearest(name, known)}They are {', '.join(known)}."
         )

@@ -124,8 +124,32 @@ def open_series(data: Data) -> Source:
         "origin": entry.origin if entry else "",
         "licence": entry.licence if entry else "",
         "fingerprint": hashlib.sha256(stored).hexdigest(),
-        "rows": len(times),
         "columns": summaries,
+        "notes": notes,
+    }
+    return series_source(clock, times, step, columns, targets, about)
+
+
+def series_source(
+    clock: str,
+    times: np.ndarray,
+    step: Step,
+    columns: dict[str, np.ndarray],
+    targets: list[str],
+    about: dict[str, Any],
+) -> Source:
+    """The source of a series that is read: see :func:`open_series`.
+
+    Args:
+        clock: what the time stamps are called.
+        times: datetime64[s] [t], one step apart.
+        step: from row to row.
+        columns: float32 [t] each.
+        targets: those to forecast.
+        about: what else is known; gets ``rows``, ``targets`` and ``time``.
+    """
+    about = about | {
+        "rows": len(times),
         "targets": targets,
         "time": {
             "column": clock,
@@ -133,7 +157,6 @@ def open_series(data: Data) -> Source:
             "last": str(times[-1]),
             "step": {"seconds": step.seconds, "months": step.months},
         },
-        "notes": notes,
     }
     rows = Rows({clock: times, **columns})
     return Source(

@@ -26,7 +26,7 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
         "builtin",
         "open_builtin",
         "digits, iris, wine, breast_cancer, diabetes, docstrings, dates, copy, reverse, sort, "
-        "ring or adding/LENGTH",
+        "ring, sunspots or adding/LENGTH",
     ),
     "tfds": ("tfds", "open_tfds", "NAME or NAME/CONFIG of a prepared TensorFlow Datasets set"),
     "folder": ("images", "open_folder", "PATH of class folders, or of train/ and test/ with them"),

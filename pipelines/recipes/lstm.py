@@ -41,6 +41,35 @@ def lstm_electricity() -> Recipe:
     )
 
 
+@recipe
+def lstm_sunspots() -> Recipe:
+    """The sunspots of the next 11 years, with 90% intervals, from the 33 years before.
+
+    1700 to 2008, a number a year; the last fifth, from 1947 on, tests. To beat is the cycle before,
+    11 years earlier. 179 windows to learn from: few, and they overlap.
+
+    2 CPU cores: not measured; projected: less than a minute. Needs the extra series.
+
+        epochal train lstm-sunspots
+    """
+    return Recipe(
+        name="lstm-sunspots",
+        data=Data(
+            source="builtin:sunspots", ops="standardize|window(33, 11)", batch_size=32, season=11
+        ),
+        model=Choice(name="lstm", hidden=[32]),
+        loss=Choice(name="quantile", quantiles=[0.05, 0.5, 0.95]),
+        algorithm=Algorithm(
+            optimizer=Choice(name="adam", learning_rate=0.003),
+            schedule=Choice(name="cosine"),
+            steps=600,
+            steps_per_epoch=20,
+            clip_norm=1.0,
+            conformal=True,
+        ),
+    )
+
+
 def _adding(cell: str) -> Recipe:
     return Recipe(
         name=f"{cell}-adding",
