@@ -84,6 +84,30 @@ def test_a_batch_of_similar_lengths_and_every_row_once_an_epoch(pairs):
     assert widths[6] < 0.6 * widths[1]
 
 
+def test_targets_are_padded_as_little_as_can_be(tmp_path):
+    """Sources say nothing of the lengths of targets here, and differ in width themselves."""
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(1, 40, [96, 2])
+    lines = (f"{i:02d}{'s' * a}\t{'t' * b}\n" for i, (a, b) in enumerate(sizes))
+    path = tmp_path / "pairs.tsv"
+    path.write_text("left\tright\n" + "".join(lines))
+    dataset = load(
+        Data(source=f"pairs:{path}", ops="characters", batch_size=8, bucket_batches=10,
+             validation_fraction=0.0, test_fraction=0.1)
+    )  # fmt: skip
+    batches = list(dataset.train(0).take(10))  # one window, of 80 of 86 pairs
+    sizes = np.array(
+        [[((ids.numpy() > 0).sum(axis=1)) for ids in (x["source"], y)] for x, y in batches]
+    )  # [batch, source and target, row]
+    source, target = sizes.transpose(1, 0, 2).reshape(2, -1)
+    least = -(-np.sort(target).reshape(10, 8).max(axis=1) // 8) * 8
+    assert sorted(y.shape[1] for _, y in batches) == least.tolist()
+    # Among targets of one width the sources decide.
+    order = np.lexsort([source, -(-target // 8)])
+    spread = np.ptp(source[order].reshape(10, 8), axis=1)
+    assert sorted(np.ptp(sizes[:, 0], axis=1)) == sorted(spread)
+
+
 @pytest.mark.parametrize("bucket", [1, 3])
 def test_a_stream_from_a_step_is_the_stream_at_that_step(pairs, bucket):
     dataset = load(
