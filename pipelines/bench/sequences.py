@@ -63,7 +63,8 @@ def lstm(side: str, *, quick: bool, jit: bool = False) -> dict[str, Any]:
         inputs = keras.Input((None,), dtype="int32")
         h = keras.layers.Embedding(s["vocabulary"], s["units"], mask_zero=True)(inputs)
         for _ in range(s["layers"]):
-            h = keras.layers.LSTM(s["units"], return_sequences=True)(h)
+            # On CPUs there is no cuDNN; said outright, XLA can compile the layer.
+            h = keras.layers.LSTM(s["units"], return_sequences=True, use_cudnn=False)(h)
         model = keras.Model(inputs, keras.layers.Dense(s["vocabulary"])(h))
     model.compile(keras.optimizers.Adam(), losses.CrossEntropy(), jit_compile=jit)
     rate = steps_per_second(model, _repeat(x, x), steps=steps, epochs=epochs)
@@ -87,8 +88,7 @@ def transformer(side: str, *, quick: bool, jit: bool = False) -> dict[str, Any]:
     from ...models import create_model, losses
 
     if side == "ours":
-        sizes = {k: s[k] for k in ("width", "layers", "heads", "hidden", "dropout")}
-        model = create_model("transformer-base", vocabulary_size=s["vocabulary"], **sizes)
+        model = create_model("transformer-base", **_sizes(), length=s["length"])
     else:
         model = _stock_transformer()
     model.compile(keras.optimizers.Adam(), losses.CrossEntropy(), jit_compile=jit)
@@ -97,14 +97,23 @@ def transformer(side: str, *, quick: bool, jit: bool = False) -> dict[str, Any]:
     return {"rate": rate * tokens, "unit": "tokens/s"}
 
 
+def _sizes() -> dict[str, Any]:
+    names = {"vocabulary": "vocabulary_size"}
+    return {names.get(k, k): v for k, v in TRANSFORMER.items() if k not in ("batch", "length")}
+
+
 def _stock_transformer():
-    """The same net as a Keras user writes it: MultiHeadAttention, LayerNormalization, Dense."""
+    """The same net as a Keras user writes it: MultiHeadAttention, LayerNormalization, Dense.
+
+    Without a mask of padding, of which there is none here: ours takes and heeds one.
+    """
     import keras
-    from keras import layers, ops
+    from keras import layers
 
     s, width = TRANSFORMER, TRANSFORMER["width"]
     places = np.arange(s["length"])[:, None] / 10_000 ** (2 * np.arange(width // 2) / width)
     positions = np.stack([np.sin(places), np.cos(places)], -1).reshape(1, -1, width)
+    positions = positions.astype("float32")
 
     def residual(x, y):
         return layers.LayerNormalization()(x + layers.Dropout(s["dropout"])(y))
@@ -116,10 +125,10 @@ def _stock_transformer():
     def dense(x):
         return residual(x, layers.Dense(width)(layers.Dense(s["hidden"], "relu")(x)))
 
-    embed = layers.Embedding(s["vocabulary"], width, mask_zero=True)
+    embed = layers.ReversibleEmbedding(s["vocabulary"], width)
 
     def embedded(ids):
-        x = embed(ids) * width**0.5 + ops.cast(positions, "float32")
+        x = embed(ids) * width**0.5 + positions
         return layers.Dropout(s["dropout"])(x)
 
     source, target = (keras.Input((s["length"],), dtype="int32", name=name)
@@ -129,8 +138,7 @@ def _stock_transformer():
         x = dense(attend(x, x))
     for _ in range(s["layers"]):
         y = dense(attend(attend(y, y, use_causal_mask=True), x))
-    logits = ops.matmul(y, ops.transpose(embed.embeddings))
-    return keras.Model({"source": source, "target": target}, logits)
+    return keras.Model({"source": source, "target": target}, embed(y, reverse=True))
 
 
 def _torch_transformer(torch):
@@ -149,6 +157,11 @@ def _torch_transformer(torch):
                 s["width"], s["heads"], s["layers"], s["layers"], s["hidden"], s["dropout"],
                 batch_first=True, bias=True,
             )  # fmt: skip
+            # Where the others have none: on attention weights, and between the dense layers.
+            for layer in (*self.body.encoder.layers, *self.body.decoder.layers):
+                layer.dropout.p = layer.self_attn.dropout = 0.0
+            for layer in self.body.decoder.layers:
+                layer.multihead_attn.dropout = 0.0
             mask = torch.nn.Transformer.generate_square_subsequent_mask(s["length"])
             self.register_buffer("mask", mask)
 
@@ -189,12 +202,10 @@ def decode(side: str, *, quick: bool) -> dict[str, Any]:
 
     from ...models import create_model
 
-    s = TRANSFORMER
-    sizes = {k: s[k] for k in ("width", "layers", "heads", "hidden", "dropout")}
-    # No token is the end: every answer has its full length.
-    model = create_model("transformer-base", vocabulary_size=s["vocabulary"], **sizes)
+    # The same weights on both sides, whose answers are therefore of the same length.
+    model = create_model("transformer-base", **_sizes(), seed=0)
     length = 16 if quick else DECODED
-    source = tf.constant(_ids(8, DECODED, vocabulary=s["vocabulary"]))
+    source = tf.constant(_ids(8, DECODED, vocabulary=TRANSFORMER["vocabulary"]))
     run = model.translator(beam=1, length=length, cache=side == "ours")
     run(source)
     seconds, tokens = [], 0
