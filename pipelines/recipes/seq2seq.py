@@ -87,7 +87,10 @@ def _reverse(name: str, model: Choice) -> Recipe:
 def seq2seq_en_fr() -> Recipe:
     """English to French paragraphs of LibreOffice's help, by an LSTM with Luong's attention.
 
-    2 CPU cores. Not measured. Needs EPOCHAL_DATA_DIR.
+    The pairs of transformer-en-fr. 2 CPU cores: not measured; projected: 26 minutes on a quiet
+    machine (12 epochs of 389 steps of 0.29 s, and 3 minutes to translate validation and test). To
+    beat is the translation of the most similar training source (bleu_retrieval, chrf_retrieval).
+    Needs EPOCHAL_DATA_DIR.
 
         epochal train seq2seq-en-fr
     """
