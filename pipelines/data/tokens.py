@@ -33,7 +33,7 @@ from .stream import FOREVER, Draws, deterministic, parallel, permute, positions
 
 _BUCKETS = 2**31  # the key of the order of a window's batches; see stream.py
 _PHASE = 2**13 + 3  # as the place of an op: where an epoch's cuts begin
-_PAD_TO = 8  # widths of training batches: multiples, so that fewer kernels are prepared
+PAD_TO = 8  # widths of training batches: multiples, so that fewer kernels are prepared
 
 
 class TextPreprocess:
@@ -70,7 +70,11 @@ class TextPreprocess:
     @cached_property
     def modules(self) -> list[TextOp]:
         """The ops, with their tables: what an export has to keep."""
-        return [self._module(place) for place in range(len(self.steps))]
+        found = [self._module(place) for place in range(len(self.steps))]
+        for module in found:
+            if hasattr(module, "follow"):
+                module.follow(_tokenizer(found, self.chain))
+        return found
 
     def _module(self, place: int) -> TextOp:
         step, entry = self.steps[place]
@@ -80,13 +84,7 @@ class TextPreprocess:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The op that turns text into ids. Raises OpsError where the chain has none."""
-        found = [module for module in self.modules if isinstance(module, Tokenizer)]
-        if not found:
-            raise OpsError(
-                f"data.ops is {self.chain!r}, which has no tokenizer. Text needs one, e.g. "
-                '"nfkc|lowercase|wordpiece(8000)|max_tokens(128)" or "characters".'
-            )
-        return found[0]
+        return _tokenizer(self.modules, self.chain)
 
     def python(self, texts: Iterable[str], count: int | None = None) -> list:
         """Texts through the first ``count`` ops (all by default): strings, or lists of ids."""
@@ -101,6 +99,10 @@ class TextPreprocess:
         rows = texts
         for module in self.modules:
             rows = module.graph(rows)
+        if self.inputs["task"] == "masked-language-model":  # whose examples are enclosed, too
+            edge = tf.ones([rows.nrows(), 1], rows.dtype)
+            start, end = edge * self.tokenizer.start_id, edge * self.tokenizer.end_id
+            rows = tf.concat([start, rows[:, : self.inputs["context"] - 2], end], axis=1)
         return _pad(tf.cast(rows, tf.int32), 1)
 
     def serve(self, raw: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -128,6 +130,17 @@ class TextPreprocess:
             "inputs": dict(self.inputs),
             "states": list(self.states),
         }
+
+
+def _tokenizer(modules: list[TextOp], chain: str) -> Tokenizer:
+    for module in modules:
+        found = getattr(module, "tokenizer", module)  # of another chain, or itself
+        if isinstance(found, Tokenizer):
+            return found
+    raise OpsError(
+        f"data.ops is {chain!r}, which has no tokenizer. Text needs one, e.g. "
+        '"nfkc|lowercase|wordpiece(8000)|max_tokens(128)" or "characters".'
+    )
 
 
 class Ids:
@@ -179,21 +192,26 @@ class TextReader:
 
     def train(self, indices, batch_size, seed, start_step, shuffle, window) -> tf.data.Dataset:
         """The unbounded training stream; see :mod:`.stream`, and ``data.bucket_batches``."""
-        own, group = tf.constant(indices, tf.int64), self.bucket
-        lengths = tf.constant(self._sizes())
+        own = tf.constant(indices, tf.int64)
+        rows = self._order(self._sizes()[indices], batch_size, seed, start_step, shuffle)
+        return parallel(rows, lambda _, place: self._batch(tf.gather(own, place), PAD_TO))
 
-        def batches(number):  # the rows of a window of `group` batches, [group, batch_size]
-            _, place = positions(number, group * batch_size, len(indices), seed, shuffle)
-            rows = tf.gather(own, place)
+    def _order(self, lengths, batch_size, seed, start_step, shuffle) -> tf.data.Dataset:
+        """Epochs and places, int64 [batch_size] each, of examples of these lengths [n]."""
+        group, lengths = self.bucket, tf.constant(lengths)
+
+        def batches(number):  # those of a window of `group` batches, [group, batch_size]
+            n = len(lengths)
+            epoch, place = positions(number, group * batch_size, n, seed, shuffle)
             if group > 1:
-                rows = tf.gather(rows, tf.argsort(tf.gather(lengths, rows), stable=True))
-            rows = tf.reshape(rows, [group, batch_size])
+                order = tf.argsort(tf.gather(lengths, place), stable=True)
+                epoch, place = tf.gather(epoch, order), tf.gather(place, order)
+            found = [tf.reshape(one, [group, batch_size]) for one in (epoch, place)]
             turn = permute(tf.range(group, dtype=tf.int64), group, seed, number, _BUCKETS)
-            return tf.gather(rows, turn) if shuffle and group > 1 else rows
+            return tuple(tf.gather(one, turn) if shuffle and group > 1 else one for one in found)
 
         windows = tf.data.Dataset.range(start_step // group, FOREVER)
-        rows = parallel(windows, batches).unbatch().skip(start_step % group)
-        return parallel(rows, lambda index: self._batch(index, _PAD_TO))
+        return parallel(windows, batches).unbatch().skip(start_step % group)
 
     def _sizes(self) -> np.ndarray:
         """What rows are sorted by for batches of little padding, int64 [n].
@@ -205,7 +223,7 @@ class TextReader:
         if "text" in self.ids:
             return self.ids["text"].lengths
         source, target = (self.ids[name].lengths for name in ("source", "target"))
-        return -(-(target + 1) // _PAD_TO) * (source.max() + 1) + source
+        return -(-(target + 1) // PAD_TO) * (source.max() + 1) + source
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in order, last batch smaller."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from epochal.pipelines.data import ops
 from epochal.pipelines.data.ops import OpsError, text
 from epochal.pipelines.data.preprocess import Preprocess
+from epochal.pipelines.data.tokens import TextPreprocess
 
 
 def make(chain, rows=()):
@@ -165,3 +166,67 @@ def test_state_without_its_keys_is_refused(name):
 def test_text_ops_do_not_act_on_tables():
     with pytest.raises(OpsError, match="acts on text, but the source gives columns"):
         Preprocess("columns", "nfc", {"a": "string"})
+
+
+def test_enclose_has_the_start_and_the_end_of_its_tokenizer():
+    preprocess = TextPreprocess("text", "bytes|max_tokens(2)|enclose", {"task": "classification"})
+    start, end = preprocess.tokenizer.start_id, preprocess.tokenizer.end_id
+    rows = preprocess.python(["abc", ""])
+    assert rows == [[start, ord("a") + 4, ord("b") + 4, end], [start, end]]
+    assert preprocess(tf.constant(["abc", ""])).numpy().tolist() == [rows[0], [*rows[1], 0, 0]]
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "caf", "##e", "!"]
+
+
+@pytest.fixture
+def published(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return tmp_path
+
+
+def test_tokenizer_of_published_weights_has_their_ids_and_their_lower_case(published):
+    chain = f'tokenizer_of("{published}")|enclose'
+    first = TextPreprocess("text", chain, {"task": "classification"}).fit(lambda count: [])
+    (published / "vocab.txt").unlink()  # what is learnt is kept
+    saved = json.loads(json.dumps(first.to_dict()))
+    again = TextPreprocess("text", chain, saved["inputs"], saved["states"])
+    for preprocess in (first, again):
+        assert preprocess.python(["Playing CAFÉ!"]) == [[2, 5, 6, 7, 8, 9, 3]]
+        assert preprocess(tf.constant(["Playing CAFÉ!"])).numpy().tolist() == [
+            [2, 5, 6, 7, 8, 9, 3]
+        ]
+        assert preprocess.tokenizer.mask_id == 4
+    assert text.vocabulary_of(str(published)) is None
+
+
+def test_tokenizer_of_a_run_has_all_that_comes_before_it(tmp_path):
+    (tmp_path / "one").mkdir()
+    one = TextPreprocess("text", "lowercase|wordpiece(30, mask=True)|max_tokens(3)", {"task": ""})
+    one.fit(lambda count: ["abc abd", "bcd"])
+    saved = {"preprocess": one.to_dict()}
+    (tmp_path / "one" / "dataset.json").write_text(json.dumps(saved))
+    for name, path in (("two", "one"), ("three", "two")):  # a run from a run from a run
+        chain = f'tokenizer_of("{tmp_path / path}")|max_tokens(9)'
+        again = TextPreprocess("text", chain, {"task": ""}).fit(lambda count: [])
+        (tmp_path / name).mkdir()
+        saved = {"preprocess": again.to_dict()}
+        (tmp_path / name / "dataset.json").write_text(json.dumps(saved))
+        assert again.tokenizer.vocabulary == one.tokenizer.vocabulary
+        assert again.python(["ABC abd"])[0][:3] == one.python(["abc abd"])[0]
+    assert text.vocabulary_of(str(tmp_path / "three")) == one.tokenizer.vocabulary
+    assert one.tokenizer.vocabulary[4] == "[MASK]"
+
+
+def test_tokenizer_of_says_what_is_missing(tmp_path):
+    for path, words in (
+        (tmp_path, "neither vocab.txt"),
+        ("package:no-such-weights-of-ours", "pip install no-such-weights-of-ours"),
+    ):
+        chain = TextPreprocess("text", f'tokenizer_of("{path}")', {"task": ""})
+        with pytest.raises(OpsError, match=words):
+            chain.fit(lambda count: [])
+    (tmp_path / "dataset.json").write_text('{"preprocess": {"kind": "image"}}')
+    chain = TextPreprocess("text", f'tokenizer_of("{tmp_path}")', {"task": ""})
+    with pytest.raises(OpsError, match="a run on image"):
+        chain.fit(lambda count: [])

@@ -5,22 +5,27 @@ strings to strings, after it ops on ids. What a tokenizer learns, it learns from
 split. Exported, all of it is core TensorFlow.
 
 For uncased BERT: ``strip_accents|lowercase|wordpiece(30000)``. That leaves Korean in its letters,
-not its syllables; with ``nfc`` after it (or in place of ``strip_accents``) it is whole again.
+not its syllables; with ``nfc`` after it (or in place of ``strip_accents``) it is whole again. To
+fine-tune weights, ``tokenizer_of("runs/bert")|max_tokens(62)|enclose``: the text has to become the
+ids that they have been trained on.
 """
 
 from __future__ import annotations
 
 import functools
 import unicodedata
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tensorflow as tf
 from pydantic import Field
 
+from ....models.vocabularies import read_vocabulary
+from ....models.weight_files import WeightsError, locate, read_json
 from .. import codepoints
 from ..normal_forms import normal_form
 from ..tokenizers import ByteBPE, Bytes, Characters, TextOp, Tokenizer, WordPiece
-from . import OpsError, op
+from . import OpsError, build, op
 
 __all__ = ["TextOp", "Tokenizer"]  # from here for those who run chains; ops are found by name
 Size = Annotated[int, Field(ge=5)]  # four special pieces and one more
@@ -103,6 +108,50 @@ class MaxTokens(TextOp):
 
     def graph(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
         return rows[:, : self.n]
+
+
+class Enclosed(TextOp):
+    """See :func:`enclose`."""
+
+    def follow(self, tokenizer: Tokenizer) -> None:
+        """Takes the start and the end from the tokenizer of its chain. OpsError without."""
+        if min(tokenizer.start_id, tokenizer.end_id) < 0:
+            raise OpsError("enclose: the vocabulary has no start or no end. Leave enclose out.")
+        self.start, self.end = tokenizer.start_id, tokenizer.end_id
+
+    def python(self, rows: list[list[int]]) -> list[list[int]]:
+        return [[self.start, *row, self.end] for row in rows]
+
+    def graph(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
+        edge = tf.ones([rows.nrows(), 1], rows.dtype)
+        return tf.concat([edge * self.start, rows, edge * self.end], axis=1)
+
+
+class Borrowed(TextOp):
+    """See :func:`tokenizer_of`: ops up to the tokenizer, as one.
+
+    Args:
+        ops: a chain that ends in a tokenizer.
+        states: what each of its ops has learnt.
+    """
+
+    def __init__(self, ops: str, states: list[dict[str, Any] | None]):
+        super().__init__()
+        self.ops = [
+            entry.apply(*step.args, **step.kwargs, **({} if entry.fit is None else {"state": s}))
+            for (step, entry), s in zip(build(ops, "text"), states, strict=True)
+        ]
+        self.tokenizer: Tokenizer = getattr(self.ops[-1], "tokenizer", self.ops[-1])
+
+    def python(self, rows: list[str]) -> list[list[int]]:
+        for each in self.ops:
+            rows = each.python(rows)
+        return rows
+
+    def graph(self, rows: tf.Tensor) -> tf.RaggedTensor:
+        for each in self.ops:
+            rows = each.graph(rows)
+        return rows
 
 
 @op("text", makes=True)
@@ -194,18 +243,20 @@ def utf8_bytes() -> TextOp:
     return Bytes()
 
 
-def _fit_wordpiece(rows: list[str], size: int = 8000) -> dict[str, Any]:
-    return {"vocabulary": WordPiece.learn(rows, size)}
+def _fit_wordpiece(rows: list[str], size: int = 8000, mask: bool = False) -> dict[str, Any]:
+    return {"vocabulary": WordPiece.learn(rows, size, mask)}
 
 
 @op("text", makes=True, gives="ids", fit=_fit_wordpiece)
-def wordpiece(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
+def wordpiece(size: Size = 8000, mask: bool = False, *, state: dict[str, Any]) -> TextOp:
     """Pieces of words to ids, longest first, as BERT has it.
 
     The vocabulary has ``size`` pieces, fewer if the training split yields no more. Cased: put
-    ``lowercase`` before it for an uncased one. See :class:`WordPiece`; needs ``epochal[text]``.
+    ``lowercase`` before it for an uncased one. With ``mask`` it has "[MASK]", for hidden pieces,
+    which data.task masked-language-model needs. See :class:`WordPiece`; needs ``epochal[text]``.
     """
-    return WordPiece(*_learnt("wordpiece", state, "vocabulary"))
+    special = state.get("special", {}) if isinstance(state, dict) else {}
+    return WordPiece(*_learnt("wordpiece", state, "vocabulary"), **special)
 
 
 def _fit_byte_bpe(rows: list[str], size: int = 8000) -> dict[str, Any]:
@@ -220,7 +271,58 @@ def byte_bpe(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
     The vocabulary has ``size`` pieces, fewer if the training split yields no more. Nothing is
     unknown. See :class:`ByteBPE`; needs ``epochal[text]``.
     """
-    return ByteBPE(*_learnt("byte_bpe", state, "vocabulary", "merges"))
+    special = state.get("special", {}) if isinstance(state, dict) else {}
+    return ByteBPE(*_learnt("byte_bpe", state, "vocabulary", "merges"), **special)
+
+
+def _fit_tokenizer_of(rows: list[str], path: str) -> dict[str, Any]:
+    """Its chain and states, so that the place it comes from is not needed any more."""
+    try:
+        place = locate(path)
+        if (place / "dataset.json").is_file():
+            return _of_run(place)
+        words = read_vocabulary(place)
+    except WeightsError as error:
+        raise OpsError(f"tokenizer_of({path!r}): {error}") from None
+    learnt = {"vocabulary": words.pieces, "special": words.special}
+    if words.kind == "byte-bpe":
+        return {"ops": "byte_bpe", "states": [learnt | {"merges": words.merges}]}
+    if words.lowercase:
+        return {"ops": "strip_accents|lowercase|wordpiece", "states": [None, None, learnt]}
+    return {"ops": "wordpiece", "states": [learnt]}
+
+
+def _of_run(place: Path) -> dict[str, Any]:
+    saved = read_json(place, "dataset.json")["preprocess"]
+    if saved["kind"] not in ("text", "pairs"):
+        raise OpsError(f"tokenizer_of: {place} is a run on {saved['kind']}, not on text.")
+    chain = build(saved["ops"], "text")
+    last = next(place for place, (_, entry) in enumerate(chain) if entry.takes != entry.gives)
+    names = saved["ops"].split("|")  # quotes hold paths alone, which have no |
+    return {"ops": "|".join(names[: last + 1]), "states": saved["states"][: last + 1]}
+
+
+def vocabulary_of(path: str) -> list[str] | None:
+    """The pieces that weights are for, in the order of their ids; None where none are with them.
+
+    ``path`` as :func:`tokenizer_of` has it, or a run's ``model.keras``.
+    """
+    try:
+        found = _fit_tokenizer_of([], path.removesuffix("model.keras") or ".")
+    except OpsError:
+        return None  # what is wrong with the weights is said where they are read
+    return Borrowed(found["ops"], found["states"]).tokenizer.vocabulary
+
+
+@op("text", makes=True, gives="ids", fit=_fit_tokenizer_of)
+def tokenizer_of(path: str, *, state: dict[str, Any]) -> TextOp:
+    """Text to ids as a run, or published weights, have it.
+
+    ``path`` is a run directory of text, a Hugging Face directory, or ``package:NAME``, an installed
+    package that carries such a directory. Of a run all ops up to the tokenizer are taken, of
+    uncased BERT lower case and the missing accents too. What it needs is kept in the run.
+    """
+    return Borrowed(*_learnt("tokenizer_of", state, "ops", "states"))
 
 
 @op("text", makes=True, takes="ids", gives="ids")
@@ -233,6 +335,15 @@ def max_tokens(
     served model cuts it all the same, as it must answer the other rows of the batch.
     """
     return MaxTokens(n, overflow)
+
+
+@op("text", makes=True, takes="ids", gives="ids")
+def enclose() -> TextOp:
+    """A start before the ids of a row and an end behind them: [CLS] and [SEP].
+
+    BERT answers for a text at its first id. Both count for the model's context: cut before.
+    """
+    return Enclosed()
 
 
 def _learnt(name: str, state: Any, *keys: str) -> list[Any]:

@@ -13,6 +13,7 @@ from .. import codepoints
 from ..ops import OpsError
 
 PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
+MASK = "[MASK]"  # what stands for a hidden piece; only where a vocabulary has it
 SPECIAL = (PAD, START, END, UNKNOWN)  # ids 0 to 3 of what we train ourselves
 
 
@@ -47,6 +48,7 @@ class Tokenizer(TextOp):
         vocabulary: pieces; bytes in printable form, see :func:`.simple.printable_bytes`.
         vocabulary_size: their number.
         pad_id, start_id, end_id, unknown_id: ids, -1 for None; 0 to 3 for what we train ourselves.
+        mask_id: of "[MASK]", -1 where the vocabulary has none.
 
     Raises:
         OpsError: a piece that is twice in the vocabulary, or a special one that is not there.
@@ -74,6 +76,7 @@ class Tokenizer(TextOp):
         self.start_id = self._special_id("start", start)
         self.end_id = self._special_id("end", end)
         self.unknown_id = self._special_id("unknown", unknown)
+        self.mask_id = self._id_of(MASK, -1)
         self._written = np.array([self._write(piece) for piece in vocabulary], object)
         if unknown is not None:
             self._written[self.unknown_id] = self._write_unknown(unknown)

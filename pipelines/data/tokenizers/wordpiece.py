@@ -15,7 +15,7 @@ import tensorflow as tf
 from .. import codepoints
 from ..codepoints import LIMIT
 from ..ops import OpsError
-from .base import SPECIAL, UNKNOWN, Tokenizer, hash_table, library
+from .base import MASK, SPECIAL, UNKNOWN, Tokenizer, hash_table, library
 
 CONTINUES = "##"  # before a piece that does not begin a word
 LONGEST_WORD = 100  # characters; longer ones are unknown
@@ -51,8 +51,8 @@ class WordPiece(Tokenizer):
         self._edges = hash_table(edges, -1)
 
     @staticmethod
-    def learn(rows: list[str], size: int) -> list[str]:
-        """The vocabulary of a corpus, of at most ``size`` pieces.
+    def learn(rows: list[str], size: int, mask: bool = False) -> list[str]:
+        """The vocabulary of a corpus, of at most ``size`` pieces, with "[MASK]" if ``mask``.
 
         Every character of the corpus is in it, as the start of a word and, where it occurs so, as
         a continuation. Deterministic.
@@ -70,7 +70,8 @@ class WordPiece(Tokenizer):
         later = sorted({c for row in words for word in row for c in word[1:]})
         # The library numbers continuing characters in the order of a hash table, other in each
         # process, and decides ties by these numbers: here they have their places before.
-        alphabet = [*SPECIAL, *characters, *(CONTINUES + character for character in later)]
+        special = [*SPECIAL, *([MASK] if mask else [])]
+        alphabet = [*special, *characters, *(CONTINUES + character for character in later)]
         if not characters:
             raise OpsError("wordpiece: there is not a single word in the training split.")
         if size < len(alphabet):
@@ -85,6 +86,11 @@ class WordPiece(Tokenizer):
         trained.train_from_iterator((word for row in words for word in row), trainer)
         pieces = trained.get_vocab(with_added_tokens=False)
         return sorted(pieces, key=pieces.get)
+
+    @property
+    def begins_word(self) -> np.ndarray:
+        """bool [vocabulary_size]: whether a piece begins a word."""
+        return np.array([not piece.startswith(CONTINUES) for piece in self.vocabulary])
 
     def _write(self, piece: str) -> bytes:
         continues = piece.startswith(CONTINUES) and piece != CONTINUES
