@@ -44,6 +44,7 @@ from typing import Any
 
 import keras
 
+from . import finetune
 from .blocks import ACTIVATIONS, TransformerBlock
 from .embeddings import LearnedPositions, SegmentEmbedding, TokenEmbedding
 from .layers import seeds
@@ -102,10 +103,13 @@ class BERT(keras.Model):
         epsilon: of the layer normalisation.
         pad_id: the id that is padding: seen by no token, and masked out of losses.
         length: tokens of every example, for fixed shapes; None takes any up to ``context``.
+        weights: what to start from, see :mod:`.encoder_weights`.
+        freeze: don't train the layers up to and with this one, e.g. "block_2".
         seed: of weights and dropout; None draws them from ``keras.utils.set_random_seed``.
 
     Raises:
-        ValueError: an option out of range, or one that its head does not have.
+        ValueError: an option out of range, one that its head does not have, or weights that do not
+            fit.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class BERT(keras.Model):
         epsilon: float = 1e-12,
         pad_id: int = 0,
         length: int | None = None,
+        weights: str | None = None,
+        freeze: str | None = None,
         seed: int | None = None,
         name: str = "bert",
         dtype: Any = None,
@@ -190,10 +196,17 @@ class BERT(keras.Model):
             "epsilon": epsilon,
             "pad_id": pad_id,
             "length": length,
+            "freeze": freeze,
             "seed": seed,
             "name": name,
             "dtype": keras.dtype_policies.serialize(dtype),
         }
+        if weights is not None:  # not among the options: a saved model has its own
+            from .encoder_weights import take_encoder
+
+            take_encoder(self, weights)
+        if freeze is not None:
+            finetune.freeze(self, freeze)
 
     def get_config(self):
         return dict(self._options)

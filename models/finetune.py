@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,38 @@ from pathlib import Path
 import keras
 
 from . import checkpoints
+
+
+def layer_rates(model: keras.Model, decay: float) -> dict[str, float]:
+    """Factors of the learning rate that fall by ``decay`` from each layer to the one below it.
+
+    Layers with a number in their names (``block_3``, ``stage2_1_conv1``, ``fc6``) are counted from
+    above, the parts of a stage as one: ``decay`` for the last, ``decay**2`` for the one before it,
+    and so on; what stands before them has the smallest rate, what stands behind them, the head, 1.
+    Howard and Ruder: Universal language model fine-tuning (2018), section 3.2, have 1 / 2.6.
+
+    Returns:
+        {layer's name: factor} of the layers with weights, for an optimizer's ``layer_rates``.
+
+    Raises:
+        ValueError: no layer has a number, or decay is out of range.
+    """
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"layer_decay is above 0 and at most 1; got {decay!r}.")
+    names = [layer.name for layer in model.layers if layer.weights]
+    numbered = [re.match(r"[a-z]+_?\d+", name) for name in names]
+    groups = list(dict.fromkeys(match[0] for match in numbered if match))
+    if not groups:
+        raise ValueError(
+            f"The layers of {model.name} ({', '.join(names[:6])}) have no numbers, by which "
+            "layer_decay would know their order. Leave it out."
+        )
+    last = max(place for place, match in enumerate(numbered) if match)
+    rates, depth = {}, 0
+    for place, (name, match) in enumerate(zip(names, numbered, strict=True)):
+        depth = groups.index(match[0]) + 1 if match else depth
+        rates[name] = 1.0 if place > last else decay ** (len(groups) + 1 - depth)
+    return rates
 
 
 def features(model: keras.Model, names: str | Sequence[str]) -> keras.Model:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,13 +21,15 @@ _register = keras.saving.register_keras_serializable("epochal")
 
 
 class OptimizerMixin:
-    """Mixed in before a Keras optimizer: weight decay with a rule that is part of the config."""
+    """Mixed in before a Keras optimizer: weight decay with a rule that is part of the config, and
+    learning rates for single layers."""
 
     def __init__(
         self,
         learning_rate: Any,
         weight_decay: float | None = 0.0,
         weight_decay_exclude: Sequence[str] = EXCLUDE,
+        layer_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ):
         if isinstance(learning_rate, int | float):
@@ -43,6 +45,7 @@ class OptimizerMixin:
         if isinstance(weight_decay_exclude, str):
             weight_decay_exclude = (weight_decay_exclude,)
         self.weight_decay_exclude = tuple(weight_decay_exclude)
+        self.layer_rates = {name: float(rate) for name, rate in (layer_rates or {}).items()}
 
     def build(self, variables):
         if self.built:
@@ -55,7 +58,32 @@ class OptimizerMixin:
                 "weight_decay_exclude names %s, which is no variable and no variable's layer.",
                 ", ".join(sorted(unused)),
             )
+        self._rates = [_first(_path(v).split("/"), self.layer_rates) for v in variables]
         super().build(variables)
+
+    def _apply_weight_decay(self, variables):
+        decay = self.weight_decay
+        for rate, group in self._by_rate(variables):
+            # lr * decay is what counts: this is the decay at the layer's own rate.
+            self.weight_decay = None if decay is None else decay * rate
+            super()._apply_weight_decay([variables[i] for i in group])
+        self.weight_decay = decay
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        for rate, group in self._by_rate(trainable_variables):
+            super()._backend_update_step(
+                [grads[i] for i in group],
+                [trainable_variables[i] for i in group],
+                learning_rate if rate == 1.0 else learning_rate * rate,
+            )
+
+    def _by_rate(self, variables) -> list[tuple[float, list[int]]]:
+        """Each factor of the learning rate, and the places of the variables that have it."""
+        found: dict[float, list[int]] = {}
+        for place, variable in enumerate(variables):
+            rate = self._rates[self._get_variable_index(variable)]
+            found.setdefault(rate, []).append(place)
+        return list(found.items())
 
     def apply(self, grads, trainable_variables=None):
         if any(isinstance(gradient, tf.IndexedSlices) for gradient in grads):
@@ -73,6 +101,7 @@ class OptimizerMixin:
             **super().get_config(),
             "weight_decay": self.weight_decay or 0.0,
             "weight_decay_exclude": list(self.weight_decay_exclude),
+            "layer_rates": dict(self.layer_rates),
         }
 
 
@@ -83,9 +112,17 @@ def _dense(gradient, variable):
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, rows)
 
 
+def _path(variable) -> str:
+    return getattr(variable, "path", None) or variable.name.split(":")[0]
+
+
 def _last_names(variable) -> set[str]:
-    path = getattr(variable, "path", None) or variable.name.split(":")[0]
-    return set(path.split("/")[-2:])
+    return set(_path(variable).split("/")[-2:])
+
+
+def _first(names: list[str], rates: dict[str, float]) -> float:
+    """The rate of the outermost layer that has one; 1 where none has."""
+    return next((rates[name] for name in names if name in rates), 1.0)
 
 
 @_register

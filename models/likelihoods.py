@@ -42,10 +42,12 @@ different distributions can be compared on the same data.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -196,16 +198,67 @@ class CrossEntropy(ClassificationLoss):
 
     Args:
         label_smoothing: from 0 to below 1: trains on (1 - s) t + s / c (Szegedy et al. 2016, §7).
+        class_weights: one number a class, by which the losses of its examples are multiplied (those
+            of soft labels by the mean weight of their shares); "balanced": n / (c n_k), the
+            inverse of a class's share, which :meth:`balance` finds in the training labels.
     """
 
     default_name = "cross_entropy"
-    _options = ("label_smoothing",)
+    _options = ("label_smoothing", "class_weights")
 
-    def __init__(self, label_smoothing: float = 0.0, **keras_options: Any):
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | str | None = None,
+        **keras_options: Any,
+    ):
         super().__init__(**keras_options)
         self.label_smoothing = check_smoothing(self, label_smoothing)
+        several = isinstance(class_weights, list | tuple)
+        if several:
+            class_weights = [
+                0.0 if w == 0 else check_number(self, "class_weights", w, 0.0)
+                for w in class_weights
+            ]
+        if not several and class_weights not in (None, "balanced"):
+            raise ValueError(
+                'CrossEntropy: `class_weights` are one number a class, "balanced" or None; got '
+                f"{class_weights!r}."
+            )
+        self.class_weights = class_weights
+
+    def balance(self, labels: Any) -> None:
+        """Makes "balanced" weights of training labels, ids [n]. They average to 1 over these."""
+        if self.class_weights == "balanced":
+            counts = np.bincount(np.asarray(labels, np.int64).reshape(-1))
+            self.class_weights = (counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist()
+
+    def num_outputs(self, num_targets: int) -> int:
+        """As many as there are classes. Raises ValueError for another number of class_weights."""
+        if isinstance(self.class_weights, list) and len(self.class_weights) != num_targets:
+            raise ValueError(
+                f"CrossEntropy: `class_weights` has {len(self.class_weights)} numbers, and there "
+                f"are {num_targets} classes."
+            )
+        return super().num_outputs(num_targets)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        losses = self._unweighted(y_true, y_pred)
+        if self.class_weights is None:
+            return losses
+        if self.class_weights == "balanced":
+            raise ValueError(
+                "CrossEntropy: balanced class_weights are made of training labels: call "
+                "balance(labels) first, or give the numbers."
+            )
+        logits = self._floats(y_pred)
+        labels, soft = class_labels(ops.convert_to_tensor(y_true), logits)
+        weights = self._floats(self.class_weights)
+        if soft:
+            return losses * ops.sum(ops.cast(labels, logits.dtype) * weights, axis=-1)
+        return losses * ops.take(weights, labels)
+
+    def _unweighted(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = self._floats(y_pred)
         labels, soft = class_labels(ops.convert_to_tensor(y_true), logits)
         classes, s = logits.shape[-1], self.label_smoothing

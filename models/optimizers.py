@@ -21,7 +21,9 @@ weights before each update, ``w -= lr * weight_decay * w`` (decoupled from the g
 is part of the gradient, as in its paper), except for variables whose own name, or whose layer's
 name, is in ``weight_decay_exclude``. These two are the last parts of ``variable.path``; the earlier
 ones are not compared, because Keras forgets the name of an enclosing Sequential when a model is
-saved and loaded. Further keyword arguments are those of every Keras optimizer:
+saved and loaded. ``layer_rates`` gives layers learning rates of their own, {layer's name: factor},
+as fine-tuning has them: the outermost layer of ``variable.path`` that is named counts, and its
+decay goes with its rate. Further keyword arguments are those of every Keras optimizer:
 ``global_clipnorm``, ``use_ema``, ``ema_momentum``, ``name``, ...
 
 Sparse gradients (of an embedding) are made dense first: Keras squares a row's several
@@ -31,7 +33,7 @@ the norm for clipping alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -103,6 +105,7 @@ def build(
     weight_decay_exclude: Sequence[str] = EXCLUDE,
     clip_norm: float | None = None,
     ema: float | None = None,
+    layer_rates: Mapping[str, float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """The optimizer that a recipe describes.
 
@@ -118,6 +121,7 @@ def build(
         clip_norm: gradients are scaled down to at most this global L2 norm.
         ema: momentum of the average of the weights; it never overwrites them during training (use
             ``callbacks.SwapEMA`` to validate with it), only at the end of Keras's ``fit``.
+        layer_rates: layer's name -> factor of its learning rate, see :func:`.finetune.layer_rates`.
 
     Raises:
         ValueError: unknown name or option (the nearest and all valid ones are named), or values
@@ -141,7 +145,10 @@ def build(
     if ema is not None:
         chosen |= {"use_ema": True, "ema_momentum": float(ema), "ema_overwrite_frequency": None}
     return kind(
-        **chosen, weight_decay_exclude=tuple(weight_decay_exclude), global_clipnorm=clip_norm
+        **chosen,
+        weight_decay_exclude=tuple(weight_decay_exclude),
+        global_clipnorm=clip_norm,
+        layer_rates=layer_rates,
     )
 
 

@@ -32,7 +32,8 @@ class ModelEntry:
     """Where it was published: authors, title, section or table."""
     task: str
     """What it is for: "classification", "regression", "forecasting", "language-model",
-    "translation", "control", "generation", "representation"; several are joined by "/"."""
+    "translation", "control", "generation", "representation", "masked-language-model"; several are
+    joined by "/"."""
     parameters: int
     """Trainable weights of the model that ``create_model(name, **example)`` builds."""
     summary: str
@@ -103,6 +104,7 @@ _DEVLIN = (
     "Devlin, Chang, Lee, Toutanova: BERT: Pre-training of deep bidirectional Transformers for "
     "language understanding (2018), section 3"
 )
+_TEXTS = "classification/masked-language-model"
 _BERTS = {
     "tiny": (2019, _TURC, 4_385_920),
     "mini": (2019, _TURC, 11_170_560),
@@ -119,7 +121,7 @@ def _bert(size: str, year: int, paper: str, parameters: int) -> ModelEntry:
         symbol=f"bert_{size}",
         year=year,
         paper=paper,
-        task="classification",
+        task=_TEXTS,
         parameters=parameters,
         summary=f"an encoder that learns from gaps in texts, then any task on them, {size}",
         example={"vocabulary_size": 30_522, "length": 128},
@@ -294,6 +296,16 @@ MODELS: dict[str, ModelEntry] = {
     ),
     **{f"transformer-{size}": _transformer(size, n) for size, n in _TRANSFORMERS.items()},
     **{f"bert-{size}": _bert(size, *row) for size, row in _BERTS.items()},
+    "bert": ModelEntry(
+        module="bert",
+        symbol="BERT",
+        year=2018,
+        paper=_DEVLIN,
+        task=_TEXTS,
+        parameters=22_713_216,
+        summary="BERT in a size of your own, or that of published weights; here MiniLM's",
+        example={"vocabulary_size": 30_522, "width": 384, "layers": 6, "length": 128},
+    ),
     **{name: _gpt(name, *row) for name, row in _GPTS.items()},
     "gpt": ModelEntry(
         module="gpt",

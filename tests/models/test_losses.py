@@ -631,3 +631,34 @@ def test_predict_and_interval_in_a_graph_of_unknown_batch(name):
         np.testing.assert_allclose(graph[key], value, rtol=1e-6)
     if "low" in graph:
         assert np.all(graph["low"] < graph["high"])
+
+
+def test_class_weights_multiply_the_losses_of_their_class():
+    logits = np.random.default_rng(3).normal(size=(6, 3)).astype("float32")
+    labels = np.array([0, 1, 2, 2, 1, 0])
+    weights = np.array([0.5, 2.0, 1.5])
+    own = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    loss = losses.CrossEntropy(class_weights=weights.tolist())
+    expected = weights[labels] * own[np.arange(6), labels]
+    np.testing.assert_allclose(loss.call(labels, logits), expected, rtol=1e-5)
+    assert float(loss(labels, logits)) == pytest.approx(expected.mean(), rel=1e-5)
+    shares = np.eye(3)[labels] * 0.7 + 0.1
+    soft = (shares * weights).sum(1) * (shares * own).sum(1)
+    np.testing.assert_allclose(loss.call(shares.astype("float32"), logits), soft, rtol=1e-5)
+    again = losses.CrossEntropy.from_config(loss.get_config())
+    np.testing.assert_allclose(again.call(labels, logits), expected, rtol=1e-5)
+
+
+def test_balanced_class_weights_are_the_inverse_shares():
+    loss = losses.CrossEntropy(class_weights="balanced")
+    with pytest.raises(ValueError, match="balance"):
+        loss.call(np.array([0]), np.zeros((1, 2), "float32"))
+    labels = np.array([0, 0, 0, 1])
+    loss.balance(labels)
+    assert loss.class_weights == pytest.approx([4 / 6, 4 / 2])
+    assert np.mean(np.array(loss.class_weights)[labels]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="2 numbers, and there are 3 classes"):
+        loss.num_outputs(3)
+    for bad in ("even", 3.0, [1.0, -1.0]):
+        with pytest.raises(ValueError, match="class_weights"):
+            losses.CrossEntropy(class_weights=bad)
