@@ -19,7 +19,7 @@ _SUPPLIED = {
     "optimizers": {
         "name", "weight_decay", "weight_decay_exclude", "clipnorm", "clipvalue",
         "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency",
-        "loss_scale_factor", "gradient_accumulation_steps",
+        "loss_scale_factor", "gradient_accumulation_steps", "layer_rates",
     },
     "schedules": {"name", "learning_rate", "peak", "steps", "total_steps"},
 }  # fmt: skip
@@ -28,6 +28,7 @@ _SUPPLIED = {
 LOSS_TASKS = {
     "forecasting": "regression",
     "language-model": "classification",
+    "masked-language-model": "classification",
     "translation": "classification",
     "control": "regression",
 }
@@ -87,6 +88,26 @@ def build_loss(choice: Choice):
         raise RecipeError(f"`loss` {choice}: {error}") from None
 
 
+def fit_loss(loss, dataset) -> None:
+    """Lets a loss see the training labels: what "balanced" class weights are made of.
+
+    Raises RecipeError where there are no labels in memory.
+    """
+    if getattr(loss, "class_weights", None) is None:
+        return
+    if dataset.task != "classification":
+        raise RecipeError(
+            f"loss.class_weights weigh classes, and these data are for {dataset.task}. Leave them "
+            "out."
+        )
+    loss.balance(dataset.targets("train"))
+
+
+def losses(dataset, loss):
+    """What a model is compiled with: the loss, of several outputs one for each."""
+    return {"mlm": loss, "nsp": loss} if getattr(dataset, "next_sentence", False) else loss
+
+
 def build_model(recipe: Recipe, dataset, loss):
     """The Keras model of a recipe, fitted to the shapes of its data and loss.
 
@@ -96,13 +117,18 @@ def build_model(recipe: Recipe, dataset, loss):
     """
     check("models", recipe.model)
     factory = registry.get("models", recipe.model.name)
+    try:
+        num_outputs = loss.num_outputs(dataset.num_targets)
+    except ValueError as error:
+        raise RecipeError(f"`loss` {recipe.loss}: {error}") from None
     known = {
         "input_shape": dataset.input_shape,
-        "num_classes": loss.num_outputs(dataset.num_targets),
+        "num_classes": num_outputs,
         "capacity": dataset.sizes.get("train", 0),
         "task": dataset.task,
         "vocabulary_size": dataset.vocabulary_size,
         "future_shape": getattr(dataset, "future_shape", None),
+        **getattr(dataset, "model_options", {}),
     }
     takes = inspect.signature(factory).parameters
     if dataset.kind in ("text", "pairs") and "vocabulary_size" not in takes:
@@ -142,6 +168,7 @@ def build_model(recipe: Recipe, dataset, loss):
             "algorithm.ema averages the discriminator, which answers nothing. Set model.average, "
             "the running mean of the generator."
         )
+    _check_text(recipe, dataset)
     try:
         supplied = {k: v for k, v in known.items() if k in takes}
         return factory(**supplied, **recipe.model.options)
@@ -151,15 +178,53 @@ def build_model(recipe: Recipe, dataset, loss):
         ) from None
 
 
-def build_metrics(dataset, loss) -> list:
+def _check_text(recipe: Recipe, dataset) -> None:
+    """Raises RecipeError where a BERT is not for the task, or starts from weights of other ids."""
+    name, options_ = recipe.model.name, recipe.model.options
+    reads_gaps = "masked-language-model" in registry.MODELS[name].task
+    if dataset.task == "masked-language-model" and not reads_gaps:
+        raise RecipeError(
+            f"`model` {name!r} does not fill gaps in texts. Choose bert-tiny, another bert, or "
+            "set data.task to language-model."
+        )
+    if not reads_gaps:
+        return
+    if dataset.task not in ("masked-language-model", "classification"):
+        raise RecipeError(
+            f"`model` {name!r} looks to both sides, so it cannot do {dataset.task}. For a text "
+            "itself set data.task to masked-language-model; lstm and gpt go on with texts."
+        )
+    own = [key for key in getattr(dataset, "model_options", {}) if key in options_]
+    if own:
+        raise RecipeError(f"model.{own[0]} follows from data.masking. Leave it out.")
+    if not isinstance(weights := options_.get("weights"), str):
+        return
+    from .data.ops.text import vocabulary_of
+
+    theirs, ours = vocabulary_of(weights), dataset.preprocess.tokenizer.vocabulary
+    if theirs is not None and theirs != ours:
+        same = sum(a == b for a, b in zip(theirs, ours, strict=False))
+        raise RecipeError(
+            f"The ids of data.ops are those of another vocabulary ({len(ours):,} pieces) than the "
+            f"weights of {weights} ({len(theirs):,}; {same:,} are equal): every word would mean "
+            f"another. Let data.ops begin with tokenizer_of({weights!r})."
+        )
+
+
+def build_metrics(dataset, loss):
     """The quantities recorded each epoch beside the loss, in the target's own units; of several
-    targets of a forecast, which have no unit in common, in their standard deviations."""
+    targets of a forecast, which have no unit in common, in their standard deviations. A list; of
+    several outputs a dictionary of such."""
     from ..models import metrics
 
     if dataset.task == "classification":
         return [metrics.Accuracy(name="accuracy")]
     if dataset.task in ("language-model", "translation"):
         return [metrics.Accuracy(name="token_accuracy")]
+    if dataset.task == "masked-language-model":  # Keras puts the output's name before: mlm_accuracy
+        if not dataset.next_sentence:
+            return [metrics.Accuracy(name="mlm_accuracy")]
+        return {name: [metrics.Accuracy(name="accuracy")] for name in ("mlm", "nsp")}
     if dataset.task in ("regression", "forecasting"):
         scale = dataset.target_scale[1]
         if dataset.task == "forecasting":

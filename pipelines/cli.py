@@ -159,6 +159,7 @@ def evaluate(
     split: Literal["test", "validation", "train"] = "test",
     video: bool = False,
     features: Directory = None,
+    against: Annotated[str | None, tyro.conf.arg(metavar="RUN|tf-idf")] = None,
     labels: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
     fraction: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE...")] = (),
     seeds: int = 3,
@@ -177,6 +178,8 @@ def evaluate(
         video: for environments: draw an episode too, as a GIF.
         features: for generators of images: the run of a classifier of such images, or a file of
             Inception's weights.
+        against: another run on the same examples, or for text the baseline tf-idf or
+            tf-idf-characters: print the differences, with intervals of the pairs.
         labels: SimCLR: where labels are, e.g. folder:PATH; by default the run's own source.
         fraction: SimCLR: shares of the training images that keep their labels, e.g. 0.01 0.1.
         seeds: SimCLR: how often each comparison is repeated, with other labels.
@@ -195,12 +198,16 @@ def evaluate(
     from .evaluate import evaluate as evaluate_
     from .run import plain
 
-    result = plain(evaluate_(run, split, None, video, features))
+    result = plain(evaluate_(run, split, None, video, features, against))
     if json:
         print_json(result)
         return
     console = new_console()
-    console.print(results.metrics_table({split: result["metrics"]}))
+    columns = {split: result["metrics"]}
+    if against is not None:
+        other = result["against"]
+        columns |= {other["against"]: other["metrics"], "difference": other["difference"]}
+    console.print(results.metrics_table(columns))
     plots = Path(run) / "plots" / ("" if split == "test" else split)
     console.print(f"plots: {plots}", highlight=False)
 

@@ -22,7 +22,8 @@ regression                 in the target's own units
 forecasting                see :mod:`.forecasts`
 ========================== =====================================================================
 
-Those of language models and translations stand in :mod:`.texts`, those of environments in
+Those of language models and translations stand in :mod:`.texts`, those of models that fill gaps in
+texts in :mod:`.masked_texts`, those of environments in
 :mod:`.control`, those of generators in :mod:`.generated_samples`, those of representations in
 :mod:`.representation`.
 """
@@ -48,11 +49,13 @@ from . import (
     forecasts,
     gallery,
     generated_samples,
+    masked_texts,
     pictures,
     plots,
     representation,
     texts,
 )
+from .against import compare
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
 
@@ -72,6 +75,7 @@ def evaluate(
     data: Any = None,
     video: bool = False,
     features: str | os.PathLike | None = None,
+    against: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Measures a finished run on a split; writes evaluation-<split>.json and pictures.
 
@@ -87,10 +91,12 @@ def evaluate(
         video: for environments: also write plots/episode.gif, an episode as the model plays it.
         features: for generators of images: the run of a classifier of the same images, by whose
             last layer samples are compared with the split; or a file of Inception's weights.
+        against: another run on the same examples, or "tf-idf" or "tf-idf-characters"; see
+            :mod:`.against`.
 
     Returns:
         ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
-        the target's own.
+        the target's own. With ``against`` also "against": what :func:`.against.compare` gives.
 
     Raises:
         RunError: the run is not finished; the data are not those that it was trained on, or have
@@ -118,6 +124,8 @@ def evaluate(
     if features is not None and dataset.task != "generation":
         raise RunError(f"Features are for generators; {run.path} is a run for {dataset.task}.")
     result, predictions = measure(model, run.loss, dataset, split, features)
+    if against is not None:
+        result["against"] = compare(run, predictions, dataset, split, against)
     write_json(run.path / f"evaluation-{split}.json", result)
     # The trainer's plots in plots/ are those of the test split.
     plots_of = run.path / "plots" if split == "test" else run.path / "plots" / split
@@ -145,6 +153,8 @@ def measure(
     """
     if dataset.task in texts.TASKS:
         return texts.measure(model, dataset, split)
+    if dataset.task == masked_texts.TASK:
+        return masked_texts.measure(model, dataset, split)
     if dataset.task == "control":
         return control.measure(model, dataset, split)
     if dataset.task == "generation":
@@ -170,12 +180,15 @@ def measure_predictions(
         target: class ids, or numbers in their own units.
         predictions: as :func:`predict_split` gives them.
     """
+    return intervals(statistic_of(loss, target, predictions), len(target))
+
+
+def statistic_of(loss, target: np.ndarray, predictions: dict[str, np.ndarray]) -> Statistic:
+    """The metrics of :func:`measure_predictions` as a function of resampled positions."""
     if "probabilities" in predictions:
         probabilistic = not isinstance(loss, losses.ZeroOne)
-        statistic = classification(target, predictions["probabilities"], probabilistic)
-    else:
-        statistic = regression(target, predictions)
-    return intervals(statistic, len(target))
+        return classification(target, predictions["probabilities"], probabilistic)
+    return regression(target, predictions)
 
 
 def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np.ndarray]:

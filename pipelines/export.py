@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import check_export, forecasts, served_samples, served_text
+from . import check_export, forecasts, masked_texts, served_samples, served_text
 from .run import Run, RunError, write_json
 from .served import Served, action_values, examples, respond
 from .signature import describe
@@ -262,6 +262,8 @@ def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in action_values(run.model, x).items()}
     if run.dataset["task"] == "generation":
         return served_samples.expected(run.model, x)
+    if run.dataset["task"] == masked_texts.TASK:
+        return {name: v.numpy() for name, v in masked_texts.embedder(run.model)(x).items()}
     outputs, more = respond(run.model, x)
     outputs = run.loss.predict(outputs)
     outputs = {k: keras.ops.convert_to_numpy(v) for k, v in outputs.items()}

@@ -133,6 +133,19 @@ class Replay(_Strict):
         return self
 
 
+class Masking(_Strict):
+    """What BERT's pre-training hides, and whether it also asks which text follows which."""
+
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Of an example's tokens so many are hidden: 80% of these as [MASK], 10% as another piece, and
+    10% only asked for."""
+    whole_words: bool = False
+    """Hide all pieces of a word or none."""
+    next_sentence: bool = True
+    """Ask too whether the second half of an example follows the first, as half of them do. Short
+    documents have no two halves: false."""
+
+
 class Data(_Strict):
     """Element 1: what is learnt from."""
 
@@ -175,6 +188,9 @@ class Data(_Strict):
     split is by time, the latest. Of a series these are windows."""
     train_seed: Annotated[int, Field(ge=0)] | None = None
     """Decides which examples `train_examples` keeps, and nothing else; by default split_seed."""
+    train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """The same as a share: 0.01 is a hundredth of the training split. Validation and test stay
+    whole."""
     target: str | None = None
     """csv, text and pairs: the column to predict; by default the last. series: the column to
     forecast, or several with commas between them."""
@@ -188,16 +204,28 @@ class Data(_Strict):
     """text and pairs: the column that is read; by default `text`, else the first one that is not
     the target."""
     task: (
-        Literal["classification", "regression", "language-model", "generation", "representation"]
+        Literal[
+            "classification",
+            "regression",
+            "language-model",
+            "masked-language-model",
+            "generation",
+            "representation",
+        ]
         | None
     ) = None
     """csv, text and arrays: what to predict; by default inferred from the target. language-model:
-    the text itself, token by token. generation, of images and points: to make more of them; labels
+    the text itself, token by token. masked-language-model: the text itself, what of it is hidden
+    (`data.masking`). generation, of images and points: to make more of them; labels
     only count where the model is conditional. representation, of images: nothing; training sees two
     random views of each image, and labels, if there are any, only measure what was learnt."""
     context: Count | None = None
     """Language models: tokens of a training example. Documents are joined, an end token after each,
-    and cut into such pieces, elsewhere in every epoch."""
+    and cut into such pieces, elsewhere in every epoch. masked-language-model: the most tokens of an
+    example; longer documents are cut into several."""
+    masking: Masking | None = None
+    """masked-language-model: what is hidden; by default 15% of the tokens, with the question which
+    text follows."""
     bucket_batches: Count = 1
     """Sequences of unequal length: in so many batches at a time the examples are sorted by length,
     so that a batch holds little padding. 1: no sorting."""
@@ -225,6 +253,8 @@ class Data(_Strict):
 
     @model_validator(mode="after")
     def _partners(self) -> Data:
+        if self.train_fraction is not None and self.train_examples is not None:
+            raise ValueError("give train_examples or train_fraction, not both")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} is none of folds={self.folds}, counted from 0")
         if self.validation_fold >= (self.validation_folds or 1):
@@ -280,6 +310,9 @@ class Algorithm(_Strict):
     optimizer's own: none, but 0.01 for adamw."""
     weight_decay_exclude: tuple[str, ...] = ("bias", "gamma", "beta")
     """Variables that have, or whose layer has, one of these names are not decayed."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Fine-tuning: each layer learns at so many times the rate of the one above it, the head at the
+    full one; 0.8 is usual. Stages of a ResNet and blocks of a Transformer count as layers."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Scale the gradients of a step down to at most this global L2 norm."""
     conformal: bool = False

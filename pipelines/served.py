@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import forecasts, served_samples, served_text
+from . import forecasts, masked_texts, served_samples, served_text
 from .data import SourceError, load
 from .run import Run, RunError
 
@@ -128,6 +128,8 @@ def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
         return lambda x: action_values(model, x)
     if about["task"] == "generation":
         return served_samples.answers(model)
+    if about["task"] == masked_texts.TASK:
+        return masked_texts.embedder(model)
     classes, scale = list(about["classes"]), about["target_scale"]
 
     def answer(x):
@@ -200,6 +202,9 @@ def examples(run: Run, data: Any = None, count: int = 4) -> tuple[dict[str, np.n
         return _made_up(run.preprocess, names, count), None
     split = "validation" if "validation" in dataset.sizes else "train"
     count = min(count, dataset.sizes[split])
+    if dataset.task == masked_texts.TASK:
+        documents = dataset.raw(split, np.arange(min(count, len(dataset.rows(split)))))
+        return {key: _column(documents["text"]) for key in names.values()}, None
     if dataset.kind in ("text", "pairs"):
         return served_text.examples(dataset, split, count)
     if dataset.kind == "control":

@@ -38,7 +38,7 @@ _MEANINGS = {
     "forecast": "of each step ahead, and of each target, in its own unit",
     "stddev": "standard deviation of the prediction, in the target's own unit",
     "quantiles": "quantiles of the target, lowest first, in its own unit",
-    "embedding": "what the encoder makes of the image; compare embeddings by their cosine",
+    "embedding": "what the encoder makes of the image or text; compare embeddings by their cosine",
     "neighbor_ids": "positions of the nearest examples in the order of storing; -1: none",
     "distances": "distances to them, nearest first, after preprocessing",
     "noise": "what is drawn from a seed: numbers of a standard normal distribution",

@@ -19,12 +19,14 @@ from .claim import locked
 from .run import RunError, plain, write_json
 
 # the metric that a task is compared by, where nothing else is said: the first that was recorded
-USUAL = ("accuracy", "exact_match", "bleu", "perplexity", "rmse", "return", "linear_accuracy",
-         "good_share")  # fmt: skip
+USUAL = (
+    "accuracy", "exact_match", "bleu", "perplexity", "mlm_accuracy", "rmse", "return",
+    "linear_accuracy", "good_share",
+)  # fmt: skip
 _SHARES = {
-    "accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy", "linear_accuracy",
-    "knn_accuracy", "untrained_linear_accuracy", "untrained_knn_accuracy", "good_share",
-    "precision", "recall",
+    "accuracy", "macro_f1", "top5_accuracy", "exact_match", "token_accuracy", "mlm_accuracy",
+    "nsp_accuracy", "linear_accuracy", "knn_accuracy", "untrained_linear_accuracy",
+    "untrained_knn_accuracy", "good_share", "precision", "recall",
 }  # fmt: skip
 _HIGHER = _SHARES | {
     "r2", "bleu", "chrf", "return", "human_score", "modes", "diversity", "novelty",

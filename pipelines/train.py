@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from ..models import callbacks as model_callbacks
-from ..models import optimizers
+from ..models import finetune, optimizers
 from . import choices, conformal, environment, run
 from .checkpoint import Recorder, TensorBoard
 from .claim import begun, claimed
@@ -109,13 +109,15 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
             "--algorithm.epochs 0 the weights are taken as they are."
         )
     plan = Plan(recipe, dataset.steps_per_epoch)
+    choices.fit_loss(loss, dataset)
     model = choices.build_model(recipe, dataset, loss)
     # An element of an environment's data can be several optimizer steps.
-    optimizer = build_optimizer(recipe, max(plan.steps, 1) * getattr(dataset, "updates", 1))
+    steps = max(plan.steps, 1) * getattr(dataset, "updates", 1)
+    optimizer = build_optimizer(recipe, steps, model)
     try:
         model.compile(
             optimizer=optimizer,
-            loss=loss,
+            loss=choices.losses(dataset, loss),
             metrics=choices.build_metrics(dataset, loss),
             jit_compile=recipe.algorithm.jit,
             steps_per_execution=recipe.algorithm.steps_per_execution,
@@ -263,10 +265,14 @@ class Plan:
         return LastStep()
 
 
-def build_optimizer(recipe: Recipe, steps: int):
-    """The optimizer of a recipe whose training takes ``steps``. Raises RecipeError."""
+def build_optimizer(recipe: Recipe, steps: int, model=None):
+    """The optimizer of a recipe whose training takes ``steps``, for a model where its layers have
+    rates of their own. Raises RecipeError."""
     algorithm = recipe.algorithm
     try:
+        rates = None
+        if algorithm.layer_decay is not None:
+            rates = finetune.layer_rates(model, algorithm.layer_decay)
         return optimizers.build(
             algorithm.optimizer.name,
             algorithm.optimizer.options,
@@ -276,6 +282,7 @@ def build_optimizer(recipe: Recipe, steps: int):
             weight_decay_exclude=algorithm.weight_decay_exclude,
             clip_norm=algorithm.clip_norm,
             ema=algorithm.ema,
+            layer_rates=rates,
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(
@@ -292,8 +299,17 @@ def _schedule_callbacks(recipe: Recipe, dataset, loss) -> list:
     return [callback]
 
 
+def recorded_by(dataset, loss) -> list[str]:
+    """What is recorded of a split each epoch: the loss and the metrics."""
+    metrics = choices.build_metrics(dataset, loss)
+    if not isinstance(metrics, dict):
+        return ["loss", *(metric.name for metric in metrics)]
+    named = [f"{output}_{one.name}" for output, several in metrics.items() for one in several]
+    return ["loss", *(f"{output}_loss" for output in metrics), *named]
+
+
 def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
-    recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
+    recorded = recorded_by(dataset, loss)
     own = {
         "control": ["return"],
         "generation": ["loss", "generator_loss", "d_real", "d_fake"],

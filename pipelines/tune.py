@@ -35,7 +35,7 @@ from .oracle import TUNERS, Oracle
 from .recipe import Recipe, RecipeError, override
 from .run import Run, RunError, write_atomic
 from .space import Space
-from .train import train
+from .train import recorded_by, train
 
 log = logging.getLogger(__name__)
 # Keys that change which examples are asked, or what for: scores would not compare, and the test
@@ -161,7 +161,7 @@ def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner
     """The objective with its direction. Raises RecipeError for one that no run records."""
     dataset = load(recipe.data, data)
     loss = choices.build_loss(recipe.loss)
-    recorded = ["loss", *(metric.name for metric in choices.build_metrics(dataset, loss))]
+    recorded = recorded_by(dataset, loss)
     if dataset.task == "representation":  # what is measured in the end
         probes = ["linear_accuracy", "knn_accuracy"] if dataset.label_names else []
         recorded = [*probes, "alignment", "uniformity"]

@@ -276,6 +276,14 @@ def load(data: Data, arrays: Any = None) -> Dataset:
     kind = _KIND_OF_SCHEME.get(data.source.partition(":")[0])
     if kind is not None and arrays is None:
         chains.build(data.ops, "text" if kind == "pairs" else kind)
+    if data.task == "masked-language-model":
+        from .masked import MaskedDataset
+
+        return MaskedDataset(data, _with_labels(data, arrays))
+    if data.masking is not None:
+        raise SourceError(
+            "data.masking is for data.task=masked-language-model. Set that, or leave it out."
+        )
     if data.task == "representation":
         from .views import ViewsDataset
 
@@ -286,6 +294,14 @@ def load(data: Data, arrays: Any = None) -> Dataset:
 
         return SeriesDataset(data, source)
     return Dataset(data, source)
+
+
+def _with_labels(data: Data, arrays: Any) -> Source:
+    """The source of texts with its labels, by which splits are made, if it has such."""
+    try:
+        return open_source(data.model_copy(update={"task": None}), arrays)
+    except SourceError:  # texts whose other columns are no classes
+        return open_source(data.model_copy(update={"task": "language-model"}), arrays)
 
 
 def _check_generation(data: Data, source: Source) -> None:
@@ -345,20 +361,22 @@ def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np
         )
         return {name: rows[places] for name, places in found.items()}
 
+    fewer = {
+        "train_examples": data.train_examples,
+        "train_fraction": data.train_fraction,
+        "train_seed": data.train_seed,
+    }
     no_validation = parted or "validation" in source.splits
     carved = carve_from(
         rest,
         validation_fraction=0.0 if no_validation else data.validation_fraction,
         test_fraction=0.0 if "test" in source.splits or data.folds else data.test_fraction,
-        train_examples=None if parted else data.train_examples,
-        train_seed=data.train_seed,
+        **({} if parted else fewer),
     )
     if parted:
         left, number = carved["train"], (data.validation_folds, data.validation_fold)
         train_rows, validation = _fold(data, source, left, number, labels, groups, by_time)
-        carved |= carve_from(
-            train_rows, train_examples=data.train_examples, train_seed=data.train_seed
-        )
+        carved |= carve_from(train_rows, **fewer)
         carved["validation"] = validation
     found = {name: ("train", rows) for name, rows in carved.items()}
     own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}

@@ -95,14 +95,16 @@ class SeriesDataset(Dataset):
                     "series."
                 )
             self._indices[name] = ("train", origins)
-        if data.train_examples is not None:
-            origins = self.origins("train")
-            if data.train_examples > len(origins):
+        origins, wanted = self.origins("train"), data.train_examples
+        if data.train_fraction is not None:
+            wanted = max(1, round(data.train_fraction * len(origins)))
+        if wanted is not None:
+            if wanted > len(origins):
                 raise SourceError(
                     f"data.train_examples is {data.train_examples}, but the training split has "
                     f"only {len(origins)} windows. Ask for at most so many, or leave the key out."
                 )
-            self._indices["train"] = ("train", origins[-data.train_examples :])
+            self._indices["train"] = ("train", origins[-wanted:])
 
     def origins(self, name: str) -> np.ndarray:
         """The rows where the horizons of a split's windows begin, int64 [n], in order."""

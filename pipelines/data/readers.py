@@ -301,6 +301,10 @@ def make_reader(rows: Rows | Records, preprocess: Preprocess, data: Data):
     if preprocess.kind in ("text", "pairs"):
         from .tokens import PackedReader, TextReader
 
+        if data.task == "masked-language-model":
+            from .masked import MaskedReader
+
+            return MaskedReader(rows, preprocess, data)
         if preprocess.inputs["task"] == "language-model":
             return PackedReader(rows, preprocess, data.context)
         return TextReader(rows, preprocess, data.bucket_batches)

@@ -54,6 +54,7 @@ def carve(
     test_fraction: float = 0.0,
     train_examples: int | None = None,
     train_seed: int | None = None,
+    train_fraction: float | None = None,
     labels: np.ndarray | None = None,
     classes: Sequence[str] = (),
     groups: np.ndarray | None = None,
@@ -68,6 +69,7 @@ def carve(
         test_fraction: share of all.
         train_examples: keep only so many for training.
         train_seed: decides which; by default ``seed``.
+        train_fraction: keep only this share of them; rounded, and 1 at least.
         labels: class ids [n]; then every class is represented in proportion in every split, and
             at least once. Without, the split is plain.
         classes: names for error messages.
@@ -103,7 +105,14 @@ def carve(
             parts[name], rest = _take_groups(rest, count, seed, _PURPOSES[name], groups)
         else:
             parts[name], rest = _take(rest, count, seed, _PURPOSES[name], labels, reserve)
+    if train_fraction is not None:
+        train_examples = max(1, round(train_fraction * len(rest)))
     if train_examples is not None:
+        asked = f"data.train_examples is {train_examples}"
+        if train_fraction is not None:
+            asked = (
+                f"data.train_fraction is {train_fraction:g}, which are {train_examples} examples"
+            )
         if train_examples > len(rest):
             raise SourceError(
                 f"data.train_examples is {train_examples}, but the training split has only "
@@ -111,7 +120,7 @@ def carve(
             )
         if labels is not None and train_examples < len(np.unique(labels[rest])):
             raise SourceError(
-                f"data.train_examples is {train_examples}, but there are "
+                f"{asked}, but there are "
                 f"{len(np.unique(labels[rest]))} classes and each needs a training example."
             )
         if by_time:

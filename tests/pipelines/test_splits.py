@@ -59,6 +59,27 @@ def test_shares_are_proportional_to_the_example():
     assert np.bincount(labels[few["train"]]).tolist() == [35, 10, 5]
 
 
+def test_a_fraction_of_the_labels_leaves_validation_and_test_whole():
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    settings_ = {"validation_fraction": 0.1, "test_fraction": 0.2, "labels": labels}
+    whole = carve(1000, 3, **settings_)
+    tenth = carve(1000, 3, train_fraction=0.1, **settings_)
+    assert np.bincount(labels[tenth["train"]]).tolist() == [50, 15, 7]
+    assert set(tenth["train"]) < set(whole["train"])
+    for name in ("validation", "test"):
+        assert tenth[name].tolist() == whole[name].tolist()
+    assert carve(1000, 3, train_fraction=1.0, **settings_)["train"].tolist() == (
+        whole["train"].tolist()
+    )
+    same = carve(1000, 3, train_fraction=0.1, **settings_)["train"]
+    assert same.tolist() == tenth["train"].tolist()
+    assert carve(1000, 4, train_fraction=0.1, **settings_)["train"].tolist() != same.tolist()
+    with pytest.raises(
+        SourceError, match=r"train_fraction is 0.002, which are 1 examples.*3 class"
+    ):
+        carve(1000, 3, train_fraction=0.002, **settings_)
+
+
 def test_validation_and_subset_leave_the_test_alone():
     labels = np.arange(300) % 3
     whole = carve(300, 5, validation_fraction=0.2, test_fraction=0.2, labels=labels)
