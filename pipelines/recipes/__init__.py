@@ -14,8 +14,8 @@ from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
 _MODULES = (
-    "alexnet", "dqn", "gan", "gpt", "knn", "lstm", "mlp", "resnet", "resnet_imagenet", "seq2seq",
-    "simclr", "transformer",
+    "alexnet", "bert", "dqn", "gan", "gpt", "knn", "lstm", "mlp", "resnet", "resnet_imagenet",
+    "seq2seq", "simclr", "transformer",
 )  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[], Recipe]] = {}
 _SPACES: dict[str, tuple[str, ...]] = {}
