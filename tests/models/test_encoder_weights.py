@@ -25,7 +25,9 @@ def learnt():
     return bert.BERT(**SIZE, head="pretraining", seed=5)
 
 
-@pytest.fixture(scope="module", params=["run", "hugging face"])
+@pytest.fixture(
+    scope="module", params=["hugging face", pytest.param("run", marks=pytest.mark.slow)]
+)
 def weights(request, learnt, tmp_path_factory):
     place = tmp_path_factory.mktemp("weights") / "w"
     if request.param == "run":
@@ -110,7 +112,11 @@ def test_rates_fall_from_layer_to_layer():
         layer_rates(bert.BERT(**SIZE, num_classes=2), 1.5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adamw", "radam", "lars"])
+@pytest.mark.parametrize(
+    "name",
+    ["adamw", "lars", *(pytest.param(n, marks=pytest.mark.slow)
+                        for n in ("sgd", "momentum", "rmsprop", "radam"))],
+)  # fmt: skip
 def test_an_optimizer_moves_a_layer_at_its_rate(name):
     """A step with decay from the same weights and gradients: at half the rate half the way."""
 

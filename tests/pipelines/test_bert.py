@@ -98,6 +98,7 @@ def test_it_learns_to_fill_gaps_and_which_text_follows(pretrained):
     assert "[MASK]" in card
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_hidden_tokens(pretrained):
     """Keras's loss of one batch, with its padding of positions, against ours token by token."""
     data = pretrained.recipe.data.model_copy(update={"batch_size": 512})
@@ -114,6 +115,7 @@ def test_the_loss_is_the_mean_over_hidden_tokens(pretrained):
         assert again[name] == pytest.approx(metric, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_become_points_everywhere(pretrained):
     asked = ["ba be bi.", "bo bu by ba.", "ka ke ki."]
     points = np.array([answer["embedding"] for answer in predict(pretrained, asked)])
@@ -142,6 +144,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_what_is_frozen(pretrained
     assert finetuned.dataset["sizes"]["train"] == round(0.2 * 86)
 
 
+@pytest.mark.slow
 def test_the_classifier_answers_strings_with_tensorflow_alone(finetuned):
     asked = ["ba be bi bo.", "KA KE ki.", "", "ka " * 90]
     answers = predict(finetuned, asked)
@@ -156,6 +159,7 @@ def test_the_classifier_answers_strings_with_tensorflow_alone(finetuned):
     )
 
 
+@pytest.mark.slow
 def test_runs_are_compared_pair_by_pair(texts, pretrained, finetuned, capsys):
     scratch = override(finetuning(texts, pretrained), {"algorithm.epochs": 1})
     other = train(scratch, texts / "scratch")
@@ -203,6 +207,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(texts, tmp_path):
     made = override(
         pretraining(texts, steps=6, steps_per_epoch=3),
@@ -221,6 +226,7 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(texts, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_slots_that_do_not_go_together(texts, pretrained, tmp_path):
     gaps = pretraining(texts)
     classes = finetuning(texts, pretrained, weights=str(pretrained.path))

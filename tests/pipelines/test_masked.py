@@ -33,6 +33,11 @@ def opened(path, **settings):
     return load(Data(source=f"text:{path}", **{**data, **fractions, **settings}))
 
 
+@pytest.fixture(scope="module")
+def dataset(documents):
+    return opened(documents)
+
+
 def taken(stream, count):
     return [[v.numpy() for v in tf.nest.flatten(batch)] for batch in stream.take(count)]
 
@@ -41,11 +46,10 @@ def epochs(dataset, count, seed=0):
     return list(dataset.train(seed).take(count))
 
 
-def test_shares_of_what_is_hidden_and_how(documents):
-    dataset = opened(documents, batch_size=dataset_rows(documents))
+def test_shares_of_what_is_hidden_and_how(dataset):
     tokenizer = dataset.preprocess.tokenizer
     hidden = masked = kept = other = visible = 0
-    for x, y in epochs(dataset, 40):
+    for x, y in epochs(dataset, 90):
         ids, positions = x["ids"].numpy(), x["positions"].numpy()
         edges = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
         whole = ids.copy()
@@ -73,16 +77,11 @@ def test_shares_of_what_is_hidden_and_how(documents):
     assert other / hidden == pytest.approx(0.1, abs=deviation)
 
 
-def dataset_rows(documents) -> int:
-    return min(64, opened(documents).sizes["train"])
-
-
-def test_half_of_the_seconds_follow_and_the_others_are_of_another_document(documents):
-    dataset = opened(documents)
+def test_half_of_the_seconds_follow_and_the_others_are_of_another_document(dataset):
     tokenizer = dataset.preprocess.tokenizer
     words = {piece: i for i, piece in enumerate(tokenizer.vocabulary)}
     told = []
-    for x, y in epochs(dataset, 40):
+    for x, y in epochs(dataset, 20):
         for i, ids in enumerate(x["ids"].numpy()):
             whole = ids.copy()
             positions = x["positions"].numpy()[i]
@@ -113,7 +112,7 @@ def test_whole_words_are_hidden_as_a_whole(documents):
     dataset = opened(documents, masking=Masking(whole_words=True, next_sentence=False))
     begins = dataset.preprocess.tokenizer.begins_word
     share = []
-    for x, y in epochs(dataset, 30):
+    for x, y in epochs(dataset, 12):
         assert set(x) == {"ids", "positions"}
         for ids, positions, right in zip(*(v.numpy() for v in (x["ids"], x["positions"], y)),
                                          strict=True):  # fmt: skip
@@ -129,6 +128,7 @@ def test_whole_words_are_hidden_as_a_whole(documents):
     assert 0.13 < np.mean(share) < 0.25  # the last word may go beyond
 
 
+@pytest.mark.slow
 def test_gaps_are_new_in_every_epoch_and_fixed_in_evaluation(documents):
     dataset = opened(documents, shuffle=False, batch_size=8, masking=Masking(next_sentence=False))
     n = dataset.sizes["train"] // 8 * 8
@@ -140,7 +140,7 @@ def test_gaps_are_new_in_every_epoch_and_fixed_in_evaluation(documents):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("bucket", [1, 3])
+@pytest.mark.parametrize("bucket", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_stream_from_a_step_is_the_stream_at_that_step(documents, bucket):
     dataset = opened(documents, bucket_batches=bucket)
     whole = taken(dataset.train(7), 9)
@@ -150,6 +150,7 @@ def test_a_stream_from_a_step_is_the_stream_at_that_step(documents, bucket):
     assert not np.array_equal(taken(dataset.train(8), 1)[0][0], whole[0][0])
 
 
+@pytest.mark.slow
 def test_every_token_is_in_one_piece_and_pieces_fit(documents):
     dataset = opened(documents, context=20, masking=Masking(next_sentence=False))
     tokenizer = dataset.preprocess.tokenizer

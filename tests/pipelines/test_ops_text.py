@@ -140,7 +140,7 @@ def test_max_tokens_refuses_in_the_data_and_cuts_when_served():
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        ("wordpiece(3)", r"'wordpiece', size=3: .*Use wordpiece\(size=8000\)"),
+        ("wordpiece(3)", r"'wordpiece', size=3: .*Use wordpiece\(size=8000, mask=False\)"),
         ("max_tokens", r"missing a required argument: 'n'"),
         ("max_tokens(4, 'cut')", r"overflow='cut': Input should be 'truncate' or 'refuse'"),
         ("nfc(1)", "too many positional arguments"),
