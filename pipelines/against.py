@@ -82,9 +82,9 @@ def compare(
 
 
 def _statistic(loss, target, predictions):
-    from . import evaluate
+    from .evaluate import statistic_of
 
-    statistic = evaluate.statistic_of(loss, target, predictions)
+    statistic = statistic_of(loss, target, predictions)
     return lambda index: {k: v for k, v in statistic(index).items() if k not in _LEFT_OUT}
 
 

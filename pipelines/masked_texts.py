@@ -105,6 +105,7 @@ def embedder(model):
     mean = MeanPooling()
 
     def answer(x):
+        x = tf.convert_to_tensor(x)
         given = {"ids": x, "segments": tf.zeros_like(x)}
         hidden = encoder({name: given[name] for name in inputs}, training=False)
         return {"embedding": mean(hidden, mask=x != options["pad_id"])}
