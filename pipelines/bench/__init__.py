@@ -36,6 +36,8 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     settings: tuple[dict[str, Any], ...] = ({},)
     """Settings that every side may choose from."""
+    own_settings: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    """Side -> what it may choose from in place of ``settings``."""
     together: bool = False
     """Differences smaller than what two processes differ by: one process times all sides in turn,
     and its case answers {"rates": {side: rate}}."""
@@ -53,6 +55,23 @@ _DQN_SMALL = {"hidden": 64, "batch": 32, "every": 4}
 _THREADS = ({"threads": 1}, {"threads": 2})
 _BLOCKS = tuple(one | {"between": n} for one in _THREADS for n in (4, 256))
 _NET = {"net": "resnet20"}
+_LANGUAGE = ("ours", "keras-hub", "Hugging Face")
+_LIMIT = "reading the weights"
+_HALF, _WORDS = {"precision": "mixed_bfloat16"}, {"task": "words"}
+_XLA_THREADS = tuple(xla | threads for threads in _THREADS for xla in _XLA)
+
+
+def _language(label: str, case: str, **options) -> Row:
+    own = {"Hugging Face": _THREADS}  # PyTorch has no XLA
+    return Row(label, case, _LANGUAGE, options, _XLA_THREADS, own)
+
+
+def _decoding(batch: int, label: str, precision: str) -> Row:
+    options = {"batch": batch, "precision": precision}
+    own = {"ours": _THREADS, "Hugging Face": _THREADS, _LIMIT: ({},)}  # ours is a plain graph
+    return Row(label, "generate", (*_LANGUAGE, _LIMIT), options, _XLA_THREADS, own)
+
+
 _F32, _BF16 = {"policy": "float32"}, {"policy": "mixed_bfloat16"}
 
 # name -> (one line, rows)
@@ -96,6 +115,31 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
     "transformer": (
         "a training step of a small Transformer against stock Keras layers and PyTorch",
         (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _THREE, settings=_XLA),),
+    ),
+    "bert": (
+        "a training step of BERT 4x256 against keras-hub and Hugging Face on PyTorch",
+        (
+            _language("two classes, batch 16x128, f32", "bert"),
+            _language("two classes, batch 16x128, bf16", "bert", **_HALF),
+            _language("20 hidden words of 128, batch 16, f32", "bert", **_WORDS),
+            _language("20 hidden words of 128, batch 16, bf16", "bert", **_WORDS, **_HALF),
+        ),
+    ),
+    "gpt": (
+        "a training step of GPT 6x384 against keras-hub and Hugging Face on PyTorch",
+        (
+            _language("batch 16x128, 30,522 ids, f32", "gpt"),
+            _language("batch 16x128, 30,522 ids, bf16", "gpt", **_HALF),
+        ),
+    ),
+    "generate": (
+        "greedy decoding of GPT-2 small against both, and the limit that memory sets",
+        (
+            _decoding(1, "batch 1, f32", "float32"),
+            _decoding(8, "batch 8, f32", "float32"),
+            _decoding(1, "batch 1, bf16", "bfloat16"),
+            _decoding(8, "batch 8, bf16", "bfloat16"),
+        ),
     ),
     "dqn": (
         "acting and learning on CartPole and Pong against stable-baselines3, as many updates",
@@ -178,9 +222,10 @@ def compare(
     """Times the sides of a row alternately; rates, so that a ratio above 1 means ours is faster."""
     chosen = {}
     for side in row.sides:
-        tried = [(_child(row, side, s, threads, quick=True), s) for s in row.settings] if (
-            len(row.settings) > 1
-        ) else [({}, row.settings[0])]  # fmt: skip
+        settings = row.own_settings.get(side, row.settings)
+        tried = [(_child(row, side, s, threads, quick=True), s) for s in settings] if (
+            len(settings) > 1
+        ) else [({}, settings[0])]  # fmt: skip
         chosen[side] = max(tried, key=lambda pair: pair[0].get("rate", 0.0))[1]
     rates: dict[str, list[float]] = {side: [] for side in row.sides}
     unit = ""

@@ -18,6 +18,7 @@ import numpy as np
 from .control import dqn, dqn_atari
 from .games import dcgan, simclr
 from .input import input_images
+from .language import bert, generate, gpt
 from .nets import clock, need, resnet20, resnet50
 from .sequences import decode, lstm, transformer
 
@@ -138,10 +139,13 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
 
 
 CASES = {
+    "bert": bert,
     "dcgan": dcgan,
     "decode": decode,
     "dqn": dqn,
     "dqn_atari": dqn_atari,
+    "generate": generate,
+    "gpt": gpt,
     "input": input_images,
     "knn": knn,
     "lstm": lstm,

@@ -119,3 +119,34 @@ def test_the_sides_train_the_same_weights(case):
     shape = (2, 28, 28, 1) if case == "dcgan" else (2, 2, 32, 32, 3)
     _, learnt = getattr(games, f"_torch_{case}")(np.zeros(shape, "float32"))
     assert counts == [sum(weight.numel() for weight in learnt)] * 2
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("generate", {"batch": 2}),
+        pytest.param("gpt", {"precision": "mixed_bfloat16"}, marks=pytest.mark.slow),
+        pytest.param("bert", {"task": "classification"}, marks=pytest.mark.slow),
+        pytest.param("bert", {"task": "words"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_language_cases_run(case, options):
+    import keras
+
+    try:
+        found = cases.CASES[case]("ours", quick=True, tiny=True, **options)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert found["unit"] == "tokens/s"
+    assert 0.1 < found["rate"] < 1e7
+
+
+def test_the_limit_of_decoding_counts_the_bytes_of_a_step(monkeypatch):
+    """GPT-2 small reads 123.65M weights a token, all but the positions: 494.6 MB in float32."""
+    from epochal.pipelines.bench import language
+
+    monkeypatch.setattr(language, "_bytes_per_second", lambda gigabytes: 20e9)
+    limit = language.generate("reading the weights", quick=True)["rate"]
+    assert limit == pytest.approx(20e9 / (4 * (124_439_808 - 1024 * 768)))
+    half = language.generate("reading the weights", quick=True, batch=8, precision="bfloat16")
+    assert half["rate"] == pytest.approx(16 * limit)
