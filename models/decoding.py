@@ -18,7 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from .stop_strings import StopStrings
 
 Step = Callable[[tf.Tensor, tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
@@ -41,10 +44,11 @@ def generate(
     pad_id: int = 0,
     temperature: tf.Tensor | None = None,
     top_k: tf.Tensor | None = None,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
+    top_p: tf.Tensor | float = 1.0,
+    repetition_penalty: tf.Tensor | float = 1.0,
     seed: tf.Tensor | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
+    writer: StopStrings | None = None,
+) -> tuple[tf.Tensor, ...]:
     """Continues each row of a batch, token by token.
 
     Args:
@@ -60,15 +64,18 @@ def generate(
             ones the lowest id). None: 0 for all.
         top_k: int32 [n]: draw among the k likeliest tokens; 0 among all. None: 0 for all.
         top_p: draw among the likeliest tokens that together have this probability (Holtzman et
-            al.: The curious case of neural text degeneration, 2020, section 3.1).
+            al.: The curious case of neural text degeneration, 2020, section 3.1); for all rows, or
+            float32 [n].
         repetition_penalty: logits of tokens that are in the prompt or the answer are divided by it,
             or multiplied where negative (Keskar et al.: CTRL, 2019, section 4.1, whose division
-            alone would favour what has a negative logit).
+            alone would favour what has a negative logit); for all rows, or float32 [n].
         seed: int64 [n]: the same row with the same seed gets the same tokens, in any batch.
+        writer: ends a row whose text holds one of its stop strings.
 
     Returns:
-        New tokens [n, length] int32, the end token included, and their log-probability [n] under
-        the model (temperature 1, all tokens).
+        New tokens [n, length] int32, the end token or those of the stop string included, and their
+        log-probability [n] under the model (temperature 1, all tokens); with ``writer`` also texts
+        [n], up to the stop string.
     """
     rows, width = tf.unstack(tf.shape(prompt))
     given = tf.maximum(lengths(prompt, pad_id), 1)
@@ -83,13 +90,19 @@ def generate(
             fn_output_signature=tf.TensorSpec([length], tf.float32),
         )
 
-    def body(position, tokens, new, total, done, state):
+    top_p, repetition_penalty = _each(top_p, rows), _each(repetition_penalty, rows)
+
+    def body(position, tokens, new, total, done, state, written):
         logits, after = step(tokens, position, state)
         logits = scored = tf.cast(logits, tf.float32)
         whole = tf.reduce_logsumexp(logits, axis=1)
-        if repetition_penalty != 1.0:
-            logits = _penalised(
-                logits, tf.concat([prompt, new], axis=1), repetition_penalty, pad_id
+        if repetition_penalty is not None:
+            logits = tf.cond(
+                tf.reduce_any(repetition_penalty != 1.0),
+                lambda: _penalised(
+                    logits, tf.concat([prompt, new], axis=1), repetition_penalty[:, None], pad_id
+                ),
+                lambda: logits,
             )
         if end_id != pad_id:
             logits = tf.where(tf.range(tf.shape(logits)[1]) == pad_id, -float("inf"), logits)
@@ -106,10 +119,13 @@ def generate(
         ended = place + 1 >= limits
         if end_id is not None:
             ended |= chosen == end_id
+        if writer is not None:
+            written = writer(chosen, ours, *written)
+            ended |= written[1] >= 0
         # Where the prompt goes on it is followed; what ended is fed padding.
         told = prompt[:, tf.minimum(position + 1, width - 1)]
         tokens = tf.where(place < 0, told, tf.where(done, pad_id, chosen))
-        return position + 1, tokens, new, total, done | (ours & ended), after
+        return position + 1, tokens, new, total, done | (ours & ended), after, written
 
     first = (
         tf.convert_to_tensor(begin),
@@ -118,9 +134,17 @@ def generate(
         tf.zeros([rows]),
         limits <= 0,
         state,
+        () if writer is None else writer.begin(),
     )
-    _, _, new, total, *_ = until_done(4, body, first)
-    return new, total
+    _, _, new, total, *_, written = until_done(4, body, first)
+    return (new, total) if writer is None else (new, total, writer.cut(*written))
+
+
+def _each(value: tf.Tensor | float, rows) -> tf.Tensor | None:
+    """A setting as float32 [rows]; None where all of them have it at 1, which does nothing."""
+    if isinstance(value, int | float):
+        return None if value == 1.0 else tf.fill([rows], tf.constant(value, tf.float32))
+    return value
 
 
 def generator(
@@ -129,67 +153,78 @@ def generator(
     length: int,
     end_id: int | None = None,
     *,
-    read: Callable[[tf.Tensor, Any], Any] | None = None,
+    ready: Callable[[tf.Tensor, Any], tuple[Step, Any]] | None = None,
     context: int | None = None,
+    pieces: np.ndarray | None = None,
     **options: Any,
 ) -> tf.types.experimental.GenericFunction:
     """:func:`generate` as a graph function of fixed signature, which can be exported.
 
     It takes ``prompt`` [n, p] int32, ``max_new_tokens`` [n] int32, ``temperature`` [n] float32,
     ``top_k`` [n] int32 and ``seed`` [n] int64, and returns {"ids": [n, length], "score": [n]}, the
-    score being the log-probability.
+    score being the log-probability. With ``pieces`` it takes ``top_p`` [n] and
+    ``repetition_penalty`` [n] float32 and ``stop`` [n, k] string too, and returns "text" [n] too.
 
     Args:
         step: of :func:`generate`.
         first_state: the state of n rows before any token.
         length: of :func:`generate`.
         end_id: of :func:`generate`.
-        read: ``read(ids [n, m], state)`` is the state after m tokens, 0 or more, that all rows
-            have, computed at once; None: prompts are read token by token.
+        ready: ``ready(ids [n, m], state)`` is a step, in place of ``step``, and the state after m
+            tokens, 0 or more, that all rows have, computed at once. It is called in the graph
+            before the loop. None: prompts are read token by token.
         context: tokens of prompt and answer at which a row ends; a prompt that fills it gets none.
+        pieces: bytes [v]: what each token adds to a text, for stop strings.
         **options: ``pad_id``, ``top_p`` and ``repetition_penalty`` of :func:`generate`.
     """
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None], tf.int32, "prompt"),
-            tf.TensorSpec([None], tf.int32, "max_new_tokens"),
-            tf.TensorSpec([None], tf.float32, "temperature"),
-            tf.TensorSpec([None], tf.int32, "top_k"),
-            tf.TensorSpec([None], tf.int64, "seed"),
+    signature = [
+        tf.TensorSpec([None, None], tf.int32, "prompt"),
+        tf.TensorSpec([None], tf.int32, "max_new_tokens"),
+        tf.TensorSpec([None], tf.float32, "temperature"),
+        tf.TensorSpec([None], tf.int32, "top_k"),
+        tf.TensorSpec([None], tf.int64, "seed"),
+    ]
+    if pieces is not None:
+        signature += [
+            tf.TensorSpec([None], tf.float32, "top_p"),
+            tf.TensorSpec([None], tf.float32, "repetition_penalty"),
+            tf.TensorSpec([None, None], tf.string, "stop"),
         ]
-    )
-    def run(prompt, max_new_tokens, temperature, top_k, seed):
+
+    def run(prompt, settings):
         prompt = prompt[:, :context]
         given = tf.maximum(lengths(prompt, options.get("pad_id", 0)), 1)
+        limits = settings.pop("max_new_tokens")
         if context is not None:
-            max_new_tokens = tf.minimum(max_new_tokens, context - given)
-        begin, state = tf.constant(0), first_state(tf.shape(prompt)[0])
-        if read is not None:
+            limits = tf.minimum(limits, context - given)
+        begin, state, one = tf.constant(0), first_state(tf.shape(prompt)[0]), step
+        if ready is not None:
             begin = tf.reduce_min(given) - 1
-            state = read(prompt[:, :begin], state)
-        ids, score = generate(
-            step,
-            state,
-            prompt,
-            length=length,
-            limits=max_new_tokens,
-            begin=begin,
-            end_id=end_id,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            **options,
+            one, state = ready(prompt[:, :begin], state)
+        found = generate(
+            one, state, prompt, length=length, limits=limits, begin=begin, end_id=end_id, **settings
         )
-        return {"ids": ids, "score": score}
+        return dict(zip(("ids", "score", "text"), found, strict=False))
 
-    return run
+    def plain(prompt, max_new_tokens, temperature, top_k, seed):
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        return run(prompt, options | settings | {"top_k": top_k, "seed": seed})
+
+    def full(prompt, max_new_tokens, temperature, top_k, seed, top_p, repetition_penalty, stop):
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
+        settings |= {"seed": seed, "top_p": top_p, "repetition_penalty": repetition_penalty}
+        return run(prompt, options | settings | {"writer": StopStrings(pieces, stop)})
+
+    return tf.function(plain if pieces is None else full, input_signature=signature)
 
 
-def continued(run, prompt, length: int, temperature: float, top_k: int, seed: int) -> dict:
+def continued(
+    run, prompt, length: int, temperature: float, top_k: int, seed: int, *more: Any
+) -> dict:
     """The answer of a :func:`generator`'s function, with the same settings for all rows.
 
-    Rows draw from streams of their own, seeded with ``seed``, ``seed + 1``, ...
+    Rows draw from streams of their own, seeded with ``seed``, ``seed + 1``, ... With pieces, more
+    are top_p, the repetition penalty, and a sequence of stop strings.
     """
     prompt = tf.cast(prompt, tf.int32)
     n = tf.shape(prompt)[0]
@@ -199,29 +234,46 @@ def continued(run, prompt, length: int, temperature: float, top_k: int, seed: in
         tf.fill([n], float(temperature)),
         tf.fill([n], top_k),
         seed + tf.range(tf.cast(n, tf.int64)),
+        *(tf.fill([n], float(value)) for value in more[:2]),
+        *(tf.tile(tf.constant([list(stop)], tf.string), [n, 1]) for stop in more[2:]),
     )
 
 
-def _draw(logits, temperature, top_k, top_p: float, draw):
+def _draw(logits, temperature, top_k, top_p: tf.Tensor | None, draw):
     """Tokens [n] from logits [n, v]: where the cumulative probability first exceeds ``draw``."""
+    likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
+
+    def drawn():
+        sampled = _sample(logits, temperature, top_k, top_p, draw)
+        return tf.where(temperature > 0, sampled, likeliest)
+
+    return tf.cond(tf.reduce_any(temperature > 0), drawn, lambda: likeliest)
+
+
+def _sample(logits, temperature, top_k, top_p: tf.Tensor | None, draw):
     most = tf.clip_by_value(tf.reduce_max(top_k), 1, tf.shape(logits)[1])
     best = tf.math.top_k(logits, most).values
     lowest = tf.gather(best, tf.clip_by_value(top_k - 1, 0, most - 1), batch_dims=1)
     out = (top_k > 0)[:, None] & (logits < lowest[:, None])
     sharp = tf.where(temperature > 0, temperature, 1.0)[:, None]
     shares = tf.nn.softmax(tf.where(out, -float("inf"), logits) / sharp)
-    if top_p < 1.0:
-        likely = tf.sort(shares, axis=1, direction="DESCENDING")
-        kept = tf.cumsum(likely, axis=1, exclusive=True) < top_p  # the likeliest always
-        least = tf.reduce_min(tf.where(kept, likely, 1.0), axis=1, keepdims=True)
-        shares = tf.where(shares < least, 0.0, shares)
+    if top_p is not None:
+        few = tf.reduce_any(top_p < 1.0)
+        shares = tf.cond(few, lambda: _likeliest(shares, top_p), lambda: shares)
     reached = tf.cumsum(shares, axis=1)
-    drawn = tf.reduce_sum(tf.cast(reached <= draw[:, None] * reached[:, -1:], tf.int32), axis=1)
-    likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
-    return tf.where(temperature > 0, drawn, likeliest)
+    return tf.reduce_sum(tf.cast(reached <= draw[:, None] * reached[:, -1:], tf.int32), axis=1)
 
 
-def _penalised(logits, ids, penalty: float, pad_id: int):
+def _likeliest(shares, top_p):
+    """Probabilities [n, v] without the unlikely ones that ``top_p`` [n] leaves out."""
+    likely = tf.sort(shares, axis=1, direction="DESCENDING")
+    kept = tf.cumsum(likely, axis=1, exclusive=True) < top_p[:, None]  # the likeliest always
+    kept |= (top_p >= 1.0)[:, None]
+    least = tf.reduce_min(tf.where(kept, likely, 1.0), axis=1, keepdims=True)
+    return tf.where(shares < least, 0.0, shares)
+
+
+def _penalised(logits, ids, penalty: tf.Tensor, pad_id: int):
     """Logits [n, v] with those of ids [n, m] lowered, padding excepted."""
     found = tf.gather(logits, ids, batch_dims=1)
     lower = tf.where(found > 0, found / penalty, found * penalty)

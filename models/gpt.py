@@ -46,15 +46,18 @@ Deviations from the papers:
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from . import decoding
 from .blocks import TransformerBlock
 from .embeddings import LearnedPositions, TokenEmbedding
+from .gpt_steps import Steps
 from .layers import seeds
 
 
@@ -218,6 +221,7 @@ class GPT(keras.Model):
         top_p: float = 1.0,
         repetition_penalty: float = 1.0,
         cache: bool = True,
+        pieces: np.ndarray | None = None,
     ) -> tf.types.experimental.GenericFunction:
         """A graph function that continues prompts by at most ``length`` tokens.
 
@@ -235,25 +239,23 @@ class GPT(keras.Model):
             empty = tf.zeros([rows, heads, 0, size], self.compute_dtype)
             return [(empty, empty) for _ in parts["blocks"]]
 
-        def step(tokens, position, caches):
-            x, caches = _hidden(parts, tokens[:, None], caches, position)
-            return _logits(parts, x)[:, 0], caches
-
-        def read(ids, caches):
-            return _hidden(parts, ids, caches)[1]
+        def ready(ids, caches):
+            steps = Steps(parts, options, self.compute_dtype)
+            return steps, steps.begin(_hidden(parts, ids, caches)[1])
 
         def step_without(new, position, tokens):
             tokens = tf.concat([tokens, new[:, None, None]], axis=1)
             return _logits(parts, _hidden(parts, tokens[..., 0])[0][:, -1:])[:, 0], tokens
 
         return decoding.generator(
-            step if cache else step_without,
+            step_without,
             first_state,
             length,
             end_id,
-            read=read if cache else None,
+            ready=ready if cache else None,
             context=options["context"],
             pad_id=options["pad_id"],
+            pieces=pieces,
             top_p=top_p,
             repetition_penalty=repetition_penalty,
         )
@@ -268,11 +270,15 @@ class GPT(keras.Model):
         end_id: int | None = None,
         top_p: float = 1.0,
         repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        pieces: np.ndarray | None = None,
     ) -> dict:
         """Continues prompts [n, p] by ``length`` tokens: {"ids": [n, length], "score": [n]}.
 
         Prompts are padded on the right. Rows draw from streams of their own, seeded with ``seed``,
-        ``seed + 1``, ...
+        ``seed + 1``, ... A row ends too where its text holds one of the strings ``stop``, which is
+        decided on the text, not on tokens: ``pieces`` are the bytes [v] that each token adds to it,
+        a tokenizer's attribute. With them comes "text" [n], without the stop string.
 
         Raises:
             ValueError: prompt and answer are longer than the context, ids are not of this
@@ -294,10 +300,20 @@ class GPT(keras.Model):
                 f"{repetition_penalty!r}."
             )
         self._check_ids(prompt)
+        if pieces is None and stop:
+            raise ValueError(
+                "Stop strings are found in the text: give pieces, what each token adds to it, e.g. "
+                "pieces=tokenizer.pieces."
+            )
+        settings = (length, temperature, top_k, seed)
         key = (length, end_id, top_p, repetition_penalty)
+        if pieces is not None:
+            settings += (top_p, repetition_penalty, stop)
+            key = (length, end_id, id(pieces))
         if key not in self._functions:
-            self._functions[key] = self.generator(*key)
-        return decoding.continued(self._functions[key], prompt, length, temperature, top_k, seed)
+            run = self.generator(length, end_id, top_p, repetition_penalty, pieces=pieces)
+            self._functions[key] = run, pieces  # which lives as long: its id stays its own
+        return decoding.continued(self._functions[key][0], prompt, *settings)
 
     def score(self, ids) -> dict:
         """How likely texts are: {"score": [n], "tokens": [n]} of ids [n, t].
@@ -330,10 +346,9 @@ class GPT(keras.Model):
             )
 
 
-def _hidden(parts, ids, caches=None, position=0):
-    """Ids [n, t] -> (vectors [n, t, width], caches); with caches, one a block, from ``position``
-    on."""
-    x = parts["dropout"](parts["positions"](parts["embedding"](ids), position=position))
+def _hidden(parts, ids, caches=None):
+    """Ids [n, t] -> (vectors [n, t, width], caches), one a block where empty ones are given."""
+    x = parts["dropout"](parts["positions"](parts["embedding"](ids)))
     new = []
     for i, block in enumerate(parts["blocks"]):
         if caches is None:

@@ -48,6 +48,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from . import decoding
@@ -266,11 +267,11 @@ class RecurrentLanguageModel(keras.Model):
         return cls(**config)
 
     def generator(
-        self, length: int, end_id: int | None = None
+        self, length: int, end_id: int | None = None, pieces: np.ndarray | None = None
     ) -> tf.types.experimental.GenericFunction:
         """A graph function that continues prompts by at most ``length`` tokens.
 
-        Its inputs and outputs are those of :func:`.decoding.generator`.
+        Its inputs and outputs, and ``pieces``, are those of :func:`.decoding.generator`.
         """
 
         def step(tokens, position, states):
@@ -283,7 +284,7 @@ class RecurrentLanguageModel(keras.Model):
         def first_state(rows):
             return [layer.get_initial_state(rows) for layer in self.recurrent]
 
-        return decoding.generator(step, first_state, length, end_id)
+        return decoding.generator(step, first_state, length, end_id, pieces=pieces)
 
     def generate(
         self,
