@@ -100,11 +100,13 @@ class GPT(keras.Model):
         epsilon: of the layer normalisation.
         sparse_window: every second block's positions see so many only, the nearest; None: all.
         pad_id: the id that is padding.
+        weights: what to start from: a Hugging Face directory of a GPT-2 with these sizes.
         length: tokens of every example, for fixed shapes; None takes any up to ``context``.
         seed: of weights and dropout; None draws them from ``keras.utils.set_random_seed``.
 
     Raises:
-        ValueError: an option out of range, or weights that do not fit into this machine's memory.
+        ValueError: an option out of range, a model that does not fit into this machine's memory,
+            or weights that do not fit into the model.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class GPT(keras.Model):
         sparse_window: int | None = None,
         pad_id: int = 0,
         length: int | None = None,
+        weights: str | None = None,
         seed: int | None = None,
         name: str = "gpt",
         dtype: Any = None,
@@ -206,6 +209,10 @@ class GPT(keras.Model):
             "name": name,
             "dtype": keras.dtype_policies.serialize(dtype),
         }
+        if weights is not None:  # not among the options: a saved model has its own
+            from .huggingface import take_weights
+
+            take_weights(self, weights)
 
     def get_config(self):
         return dict(self._options)

@@ -84,20 +84,9 @@ def load_huggingface(
     """
     directory = Path(directory)
     path = directory / "config.json"
-    config = read_json(directory, "config.json")
-    stored = _tensors(directory)
-    names = {canonical(name): name for name in stored}
-    if len(names) < len(stored):
-        twice = [name for name in stored if names[canonical(name)] != name]
-        raise WeightsError(f"{directory} has tensors with and without a prefix ({some(twice)}).")
-    family = family_of(path, config, list(names))
-    given = options_of(path, config, family) | options
-    rest = {names[name]: stored[names[name]] for name in names if BUFFERS.fullmatch(name)}
-    arrays = {
-        name: float32(directory, stored_name, stored[stored_name])
-        for name, stored_name in names.items()
-        if stored_name not in rest
-    }
+    found = _Stored.of(directory)
+    family, arrays = found.family, found.arrays
+    given = options_of(path, found.config, family) | options
     there, classes = _head(arrays) if family == "bert" else (None, None)
     if family == "bert":
         head = head or there
@@ -110,15 +99,38 @@ def load_huggingface(
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from None
     another = (given.get("head"), given.get("num_classes")) != (there, classes)
-    for name in _fill(directory, model, arrays, names, another):
-        del arrays[name]
-        rest[names[name]] = stored[names[name]]
-    types = {name: (names[name], stored[names[name]].dtype) for name in arrays}
-    files = {
-        name: (directory / name).read_bytes() for name in _FILES if (directory / name).is_file()
-    }
-    model.published = Published(config, there, classes, types, rest, files)
+    model.published = found.into(model, (there, classes), another)
     return model
+
+
+def take_weights(model: GPT, directory: str | Path) -> None:
+    """Puts the weights of a GPT-2's directory into a model of the same sizes.
+
+    Raises:
+        WeightsError: as :func:`load_huggingface`; or the sizes are others, all of which are named.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise WeightsError(
+            f"There is no directory {directory}. Give one with config.json, model.safetensors, "
+            "vocab.json and merges.txt: model.weights DIR, and tokenizer_of('DIR') in data.ops."
+        )
+    path = directory / "config.json"
+    found, ours = _Stored.of(directory), model.get_config()
+    if found.family != "gpt2":
+        raise WeightsError(f"{directory} is of the family {found.family!r}; a GPT takes 'gpt2'.")
+    theirs = options_of(path, found.config, "gpt2") | {"norm": "pre", "sparse_window": None}
+    theirs["hidden"] = theirs["hidden"] or 4 * theirs["width"]
+    own = ("dropout", "attention_dropout", "pad_id")  # of training, and of the tokenizer
+    other = [key for key, value in theirs.items() if key not in own and value != ours[key]]
+    if other:
+        listed = ", ".join(f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in other)
+        raise WeightsError(
+            f"{directory} has {listed}. Give the model these options (sizes are model.width and "
+            "so on, or another name such as model.name gpt2-medium); the vocabulary's comes from "
+            "tokenizer_of in data.ops."
+        )
+    model.published = found.into(model)
 
 
 def save_huggingface(
@@ -166,6 +178,55 @@ def save_huggingface(
 
 
 # --- Reading ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """All that a directory holds."""
+
+    directory: Path
+    config: dict[str, Any]
+    family: str
+    names: dict[str, str]
+    """Canonical name -> name in the file."""
+    arrays: Arrays
+    """By canonical names, in float32; without constants."""
+    tensors: Arrays
+    """By the names in the file, as they are."""
+
+    @classmethod
+    def of(cls, directory: Path) -> _Stored:
+        config, stored = read_json(directory, "config.json"), _tensors(directory)
+        names = {canonical(name): name for name in stored}
+        if len(names) < len(stored):
+            twice = [name for name in stored if names[canonical(name)] != name]
+            raise WeightsError(
+                f"{directory} has tensors with and without a prefix ({some(twice)})."
+            )
+        family = family_of(directory / "config.json", config, list(names))
+        arrays = {
+            name: float32(directory, stored_name, stored[stored_name])
+            for name, stored_name in names.items()
+            if not BUFFERS.fullmatch(name)
+        }
+        return cls(directory, config, family, names, arrays, stored)
+
+    def into(self, model, head: tuple = (None, None), another: bool = False) -> Published:
+        """Puts the arrays into a model; see :func:`_fill`. What is to be kept with it."""
+        left = _fill(self.directory, model, self.arrays, self.names, another)
+        used = [name for name in self.arrays if name not in left]
+        types = {name: (self.names[name], self.tensors[self.names[name]].dtype) for name in used}
+        rest = {
+            stored_name: self.tensors[stored_name]
+            for name, stored_name in self.names.items()
+            if name not in types
+        }
+        files = {
+            name: (self.directory / name).read_bytes()
+            for name in _FILES
+            if (self.directory / name).is_file()
+        }
+        return Published(self.config, *head, types, rest, files)
 
 
 def _tensors(directory: Path) -> Arrays:
