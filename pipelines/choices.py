@@ -14,6 +14,7 @@ _SUPPLIED = {
     "models": {
         "input_shape", "num_classes", "include_top", "capacity", "task", "name", "dtype",
         "vocabulary_size", "target_vocabulary_size", "start_id", "end_id", "future_shape",
+        "pad_id",
     },
     "losses": {"name", "reduction", "dtype"},
     "optimizers": {
@@ -129,12 +130,19 @@ def build_model(recipe: Recipe, dataset, loss):
         "vocabulary_size": dataset.vocabulary_size,
         "future_shape": getattr(dataset, "future_shape", None),
         **getattr(dataset, "model_options", {}),
+        "pad_id": getattr(dataset, "fill_id", 0),
     }
     takes = inspect.signature(factory).parameters
     if dataset.kind in ("text", "pairs") and "vocabulary_size" not in takes:
         raise RecipeError(
             f"`model` {recipe.model.name!r} does not read text. Choose one that does: "
             "`epochal list models` names lstm, transformer-small and others."
+        )
+    if known["pad_id"] and "pad_id" not in takes:
+        raise RecipeError(
+            f"`model` {recipe.model.name!r} takes id 0 for padding, and the vocabulary of data.ops "
+            f"has a word there and fills rows up with id {known['pad_id']}. Choose a gpt or bert "
+            "model, or a tokenizer that is learnt from the data, such as byte_bpe(8000)."
         )
     if dataset.task == "forecasting" and "future_shape" not in takes:
         raise RecipeError(
@@ -179,7 +187,8 @@ def build_model(recipe: Recipe, dataset, loss):
 
 
 def _check_text(recipe: Recipe, dataset) -> None:
-    """Raises RecipeError where a BERT is not for the task, or starts from weights of other ids."""
+    """Raises RecipeError where a BERT is not for the task, and where a BERT or a language model
+    starts from weights of other ids."""
     name, options_ = recipe.model.name, recipe.model.options
     reads_gaps = "masked-language-model" in registry.MODELS[name].task
     if dataset.task == "masked-language-model" and not reads_gaps:
@@ -187,13 +196,13 @@ def _check_text(recipe: Recipe, dataset) -> None:
             f"`model` {name!r} does not fill gaps in texts. Choose bert-tiny, another bert, or "
             "set data.task to language-model."
         )
-    if not reads_gaps:
-        return
-    if dataset.task not in ("masked-language-model", "classification"):
+    if reads_gaps and dataset.task not in ("masked-language-model", "classification"):
         raise RecipeError(
             f"`model` {name!r} looks to both sides, so it cannot do {dataset.task}. For a text "
             "itself set data.task to masked-language-model; lstm and gpt go on with texts."
         )
+    if not reads_gaps and dataset.task != "language-model":
+        return
     own = [key for key in getattr(dataset, "model_options", {}) if key in options_]
     if own:
         raise RecipeError(f"model.{own[0]} follows from data.masking. Leave it out.")

@@ -71,10 +71,14 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
 def score(model, dataset, split: str) -> dict[str, np.ndarray]:
     """Each example's sum of -log p (nats) over its tokens, and how many were found likeliest."""
 
+    # Pieces of a language model's text are whole: where the end of text fills rows up, it is a
+    # token there like any other.
+    fill = None if dataset.task == "language-model" else dataset.preprocess.tokenizer.fill_id
+
     @tf.function(autograph=False, reduce_retracing=True)
     def answer(x, y):
         logits = tf.cast(model(x, training=False), tf.float32)
-        real = tf.cast(y != 0, tf.float32)
+        real = tf.ones_like(y, tf.float32) if fill is None else tf.cast(y != fill, tf.float32)
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
         right = tf.cast(tf.argmax(logits, axis=-1, output_type=y.dtype) == y, tf.float32)
         return tuple(tf.reduce_sum(v * real, axis=1) for v in (nll, right, tf.ones_like(nll)))
@@ -98,7 +102,7 @@ def translate(model, dataset, split: str) -> dict[str, np.ndarray]:
     for start in range(0, count, _ROWS):
         rows = order[start : start + _ROWS]
         width = max(1, *(len(ids[row]) for row in rows)) if len(rows) > 1 else len(ids[rows[0]])
-        source = np.zeros((len(rows), max(1, width)), np.int32)
+        source = np.full((len(rows), max(1, width)), tokenizer.fill_id, np.int32)
         for i, row in enumerate(rows):
             source[i, : len(ids[row])] = ids[row]
         texts = tokenizer.decode(run(source)["ids"]).numpy()

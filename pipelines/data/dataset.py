@@ -47,6 +47,7 @@ class Dataset:
         num_targets: number of classes, or of ids that a token can be; 1 for regression, 0 without
             labels.
         vocabulary_size: number of ids of text, padding included; None for other kinds.
+        fill_id: the id that fills rows of text up, see :class:`.tokenizers.Tokenizer`; else 0.
         target_scale: (mean, standard deviation) that training targets are standardised by, in the
             target's units; (0, 1) where they are not.
         mixes: whether training examples are mixtures of two (``data.mixup``, ``data.cutmix``).
@@ -90,6 +91,7 @@ class Dataset:
         self._check_mixing()
         tokenizer = getattr(self.preprocess, "tokenizer", None)
         self.vocabulary_size = None if tokenizer is None else tokenizer.vocabulary_size
+        self.fill_id = 0 if tokenizer is None else tokenizer.fill_id
         self.num_targets = {
             "classification": len(self.classes),
             "regression": 1,

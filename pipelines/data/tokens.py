@@ -3,7 +3,8 @@
 Each op has two faces that agree (see :mod:`.ops.text`). Training uses the fast one: every text is
 turned into ids once, in Python. Serving uses the one of core TensorFlow ops.
 
-Ids are int32; 0 is padding, on the right. What the model gets:
+Ids are int32; rows are filled up on the right with padding, id 0 in vocabularies of our own, and
+else ``tokenizer.fill_id``. What the model gets:
 
 ==================  ====================================  ====================================
 task                x                                     y
@@ -103,7 +104,7 @@ class TextPreprocess:
             edge = tf.ones([rows.nrows(), 1], rows.dtype)
             start, end = edge * self.tokenizer.start_id, edge * self.tokenizer.end_id
             rows = tf.concat([start, rows[:, : self.inputs["context"] - 2], end], axis=1)
-        return _pad(tf.cast(rows, tf.int32), 1)
+        return _pad(tf.cast(rows, tf.int32), 1, self.tokenizer.fill_id)
 
     def serve(self, raw: dict[str, tf.Tensor]) -> tf.Tensor:
         """The input of :meth:`raw_signature` -> ids [n,t]."""
@@ -235,16 +236,17 @@ class TextReader:
         return deterministic(batch)
 
     def _batch(self, index: tf.Tensor, pad_to: int):
-        if "text" in self.ids:
-            x = _pad(self.ids["text"].gather(index), pad_to)
-            return x if self.target is None else (x, tf.gather(self.target, index))
         tokenizer = self.preprocess.tokenizer
-        source = _pad(self.ids["source"].gather(index), pad_to)
+        fill = tokenizer.fill_id
+        if "text" in self.ids:
+            x = _pad(self.ids["text"].gather(index), pad_to, fill)
+            return x if self.target is None else (x, tf.gather(self.target, index))
+        source = _pad(self.ids["source"].gather(index), pad_to, fill)
         target = self.ids["target"].gather(index)
         edge = tf.ones([tf.shape(index)[0], 1], tf.int32)
         given = tf.concat([edge * tokenizer.start_id, target], axis=1)
         asked = tf.concat([target, edge * tokenizer.end_id], axis=1)
-        return {"source": source, "target": _pad(given, pad_to)}, _pad(asked, pad_to)
+        return {"source": source, "target": _pad(given, pad_to, fill)}, _pad(asked, pad_to, fill)
 
     def targets(self, indices) -> np.ndarray | None:
         """Class ids; of pairs the target strings."""
@@ -333,8 +335,8 @@ class PackedReader(TextReader):
         """None: the targets are the texts themselves."""
 
 
-def _pad(rows: tf.RaggedTensor, pad_to: int) -> tf.Tensor:
-    """int32 [n,t], padded with 0; t is at least 1 and a multiple of ``pad_to``."""
+def _pad(rows: tf.RaggedTensor, pad_to: int, fill: int) -> tf.Tensor:
+    """int32 [n,t], padded with ``fill``; t is at least 1 and a multiple of ``pad_to``."""
     longest = tf.maximum(tf.reduce_max(rows.row_lengths()), 1)
     width = (longest + pad_to - 1) // pad_to * pad_to
-    return rows.to_tensor(0, shape=tf.stack([-1, width]))
+    return rows.to_tensor(fill, shape=tf.stack([-1, width]))

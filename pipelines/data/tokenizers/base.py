@@ -49,6 +49,8 @@ class Tokenizer(TextOp):
         vocabulary_size: their number.
         pad_id, start_id, end_id, unknown_id: ids, -1 for None; 0 to 3 for what we train ourselves.
         mask_id: of "[MASK]", -1 where the vocabulary has none.
+        fill_id: what rows of unequal length are filled up with: the padding, and where a vocabulary
+            has none, as GPT-2's, the end of text, behind which nothing counts.
 
     Raises:
         OpsError: a piece that is twice in the vocabulary, or a special one that is not there.
@@ -77,6 +79,7 @@ class Tokenizer(TextOp):
         self.end_id = self._special_id("end", end)
         self.unknown_id = self._special_id("unknown", unknown)
         self.mask_id = self._id_of(MASK, -1)
+        self.fill_id = max(self.pad_id if self.pad_id >= 0 else self.end_id, 0)
         self._written = np.array([self._write(piece) for piece in vocabulary], object)
         if unknown is not None:
             self._written[self.unknown_id] = self._write_unknown(unknown)
@@ -96,6 +99,19 @@ class Tokenizer(TextOp):
 
     def _write_unknown(self, piece: str) -> bytes:
         return "\ufffd".encode()
+
+    @property
+    def pieces(self) -> np.ndarray:
+        """bytes [vocabulary_size]: what each id adds to a text; pads, starts and ends nothing."""
+        found = self._written.copy()
+        for number in (self.pad_id, self.start_id, self.end_id):
+            if number >= 0:
+                found[number] = b""
+        return found
+
+    def finish(self, texts: tf.Tensor) -> tf.Tensor:
+        """Texts [n] of ids from their joined pieces; core operations only."""
+        return codepoints.valid(texts)
 
     def decode_python(self, ids: list[list[int]]) -> list[str]:
         """:meth:`decode` for lists of ids of any lengths, padded or not."""
@@ -117,7 +133,7 @@ class Tokenizer(TextOp):
         kept = tf.cumsum(tf.cast(ids == self.end_id, tf.int32), axis=1) == 0
         kept &= (ids != self.pad_id) & (ids != self.start_id)
         pieces = tf.gather(tf.constant(self._written), ids)
-        return codepoints.valid(tf.strings.reduce_join(tf.where(kept, pieces, ""), axis=1))
+        return self.finish(tf.strings.reduce_join(tf.where(kept, pieces, ""), axis=1))
 
 
 def library():

@@ -102,8 +102,8 @@ class WordPiece(Tokenizer):
     def decode_python(self, ids: list[list[int]]) -> list[str]:
         return [text.removeprefix(" ") for text in super().decode_python(ids)]
 
-    def decode(self, ids: tf.Tensor) -> tf.Tensor:
-        return tf.strings.regex_replace(super().decode(ids), "^ ", "")
+    def finish(self, texts: tf.Tensor) -> tf.Tensor:
+        return tf.strings.regex_replace(super().finish(texts), "^ ", "")
 
     def python(self, rows: list[str]) -> list[list[int]]:
         return [row.ids for row in self._library.encode_batch(rows, add_special_tokens=False)]
