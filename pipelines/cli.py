@@ -238,6 +238,14 @@ def predict(
     ],
     /,
     *,
+    max_new_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")] = (),
+    score: bool = False,
     json: bool = False,
 ) -> None:
     """Answer for image files, the rows of a CSV file, or standard input (-); for seeds of samples.
@@ -245,16 +253,35 @@ def predict(
     Args:
         run: a run directory.
         inputs: image files, one CSV file with a header, or - for standard input; of generators
-            seeds such as 0 1 2, or SEED:CLASS.
+            seeds such as 0 1 2, or SEED:CLASS; of language models prompts, or files of such.
+        max_new_tokens: language models: the most tokens of an answer, up to 256.
+        temperature: language models: 0 takes the likeliest token each time; by default 0.8.
+        top_k: language models: draw among the so many likeliest tokens.
+        top_p: language models: draw among the likeliest tokens with this probability together.
+        repetition_penalty: language models: above 1 what has been said becomes less likely.
+        seed: language models: the same one gives the same answer; by default 0.
+        stop: language models: the answer ends before this text; may be given several times.
+        score: language models: how likely the texts are, in place of what follows them.
         json: print one JSON object a line.
     """
     if not inputs:
         raise UsageError("give image files, a CSV file, or - for standard input")
+    given = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
+        "top_p": top_p, "repetition_penalty": repetition_penalty, "seed": seed,
+        "stop": stop or None,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if score and given:
+        raise UsageError(f"--score writes nothing: leave --{next(iter(given)).replace('_', '-')}")
     load_tensorflow()
-    from .predict import answers
+    from .generation import Generation
+    from .predict import answers, scores
     from .run import plain
 
-    for answer in answers(run, list(inputs) if len(inputs) > 1 else inputs[0]):
+    asked = list(inputs) if len(inputs) > 1 else inputs[0]
+    settings = Generation(**given) if given else None
+    for answer in scores(run, asked) if score else answers(run, asked, settings):
         if json:
             print_json(plain(answer), indent=None)
         else:

@@ -21,6 +21,8 @@ from . import ahead, served_samples
 from .data import SourceError, delimited, table
 from .data.source import nearest
 from .data.text import texts_of
+from .generation import Generation, check_prompts
+from .prompting import likelihood
 from .run import Run
 from .served import Served
 
@@ -30,7 +32,9 @@ _STDIN = "-"
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
-def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
+def predict(
+    run: Run | str | os.PathLike, inputs: Any, settings: Generation | None = None
+) -> list[dict[str, Any]]:
     """One answer for each input row, in order.
 
     Args:
@@ -50,6 +54,8 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - a series: a CSV file with time stamps, whose values are forecast from where they end
               (see :func:`.ahead.from_file`), or {"history": [n,t,f], "future": [n,h,k]}.
 
+        settings: of language models: how prompts are continued.
+
     Returns:
         Each a dict of JSON-able values. ``input`` (a path, a row's number from 1, or the text), and
 
@@ -66,16 +72,24 @@ def predict(run: Run | str | os.PathLike, inputs: Any) -> list[dict[str, Any]]:
             - a series: one answer a step and target, see :func:`.ahead.answers`.
 
     Raises:
-        SourceError: a file that is missing or cannot be read, a missing column, a wrong number of
-            features, values that lead to no answer.
+        SourceError: settings for a run that continues nothing, or a prompt that leaves no room in
+            the model's context; a file that is missing or cannot be read, a missing column, a wrong
+            number of features, values that lead to no answer.
         RunError: the run is not finished.
     """
-    return list(answers(run, inputs))
+    return list(answers(run, inputs, settings))
 
 
-def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any]]:
+def answers(
+    run: Run | str | os.PathLike, inputs: Any, settings: Generation | None = None
+) -> Iterator[dict[str, Any]]:
     """:func:`predict`, one answer after the other: memory does not grow with their number."""
     run = run if isinstance(run, Run) else Run(run)
+    if settings is not None and run.dataset["task"] != "language-model":
+        raise SourceError(
+            f"This run is for {run.dataset['task']}: it continues no prompt. Leave max_new_tokens, "
+            "temperature and the like out."
+        )
     served = Served.of(run)
     kind = run.dataset["kind"]
     if run.dataset["task"] == "generation":
@@ -95,12 +109,38 @@ def answers(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any
         rows = _columns(inputs, run) if kind == "columns" else _features(inputs, run)
     while batch := list(islice(rows, BATCH)):
         names = [name for name, _ in batch]
+        if run.dataset["task"] == "language-model":
+            yield from _continued(run, served, names, batch, settings or Generation())
+            continue
         raw = {
             served.names[own]: _stack([values[own] for _, values in batch]) for own in batch[0][1]
         }
         found = _ask(served, raw, names)
         for i, name in enumerate(names):
             yield _answer(name, {k: v[i] for k, v in found.items()}, run.dataset["classes"])
+
+
+def _continued(run: Run, served: Served, names, batch, settings: Generation):
+    prompts = [next(iter(values.values())) for _, values in batch]
+    check_prompts(run, [prompt.decode() for prompt in prompts], settings)
+    texts = served.more["generate_full"](settings.inputs(prompts))["text"].numpy()
+    for name, text in zip(names, texts, strict=True):
+        yield {"input": name, "text": text.decode()}
+
+
+def scores(run: Run | str | os.PathLike, inputs: Any) -> Iterator[dict[str, Any]]:
+    """How likely a language model finds texts, given as in :func:`predict`.
+
+    See :func:`.prompting.likelihood`. The text comes along as ``input``.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    if run.dataset["task"] != "language-model":
+        likelihood(run, [])  # says so
+    rows = _texts(inputs, run)
+    while batch := list(islice(rows, BATCH)):
+        texts = [next(iter(values.values())).decode() for _, values in batch]
+        for (name, _), found in zip(batch, likelihood(run, texts), strict=True):
+            yield {"input": name, **found}
 
 
 def _stack(values: list) -> np.ndarray:

@@ -87,9 +87,9 @@ class Served(tf.Module):
         self.tables = getattr(preprocess, "modules", None)  # lookup tables have to be found too
         specs = preprocess.raw_signature()
         self.names = input_names(specs)
-        self.generate = None
+        self.more: dict[str, Any] = {}  # further signatures
         if task in served_text.TASKS:
-            answer, self.generate = served_text.answers(model, preprocess)
+            answer, self.more = served_text.answers(model, preprocess)
         else:
             answer = _answers(model, loss, preprocess, about)
 
@@ -116,9 +116,7 @@ class Served(tf.Module):
     @cached_property
     def signatures(self) -> dict[str, Any]:
         """Name of the signature -> concrete function."""
-        functions = {"serving_default": self.raw, "tensor": self.tensor}
-        if self.generate is not None:
-            functions["generate"] = self.generate
+        functions = {"serving_default": self.raw, "tensor": self.tensor, **self.more}
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
 

@@ -7,21 +7,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from . import generation
 from .texts import ALPHA, BEAM, TASKS
 
 __all__ = ["TASKS", "answers", "examples", "expected"]
 
-LONGEST = 256  # new tokens in an answer to a prompt, at most
-# What ``serving_default`` continues a prompt with; ``generate`` leaves the choice to the caller.
-TEMPERATURE, SEED = 0.8, 0
 _PROMPT = 40  # characters of an example's prompt
 
 
 def answers(model, preprocess):
-    """Two functions of ids: answer(x [n, t]) -> {output: [n]}, and ``generate`` or None.
-
-    ``generate`` is a tf.function of one dict: prompt, max_new_tokens, temperature, top_k, seed.
-    """
+    """answer(x [n, t]) -> {output: [n]}, and further signatures by name, see
+    :func:`.generation.functions`."""
     tokenizer = preprocess.tokenizer
     if preprocess.inputs["task"] == "translation":
         translate = model.translator(BEAM, ALPHA, preprocess.inputs["longest"])
@@ -30,31 +26,9 @@ def answers(model, preprocess):
             found = translate(x)
             return {"translation": tokenizer.decode(found["ids"]), "score": found["score"]}
 
-        return answer, None
+        return answer, {}
 
-    run = model.generator(LONGEST, tokenizer.end_id)
-
-    def write(x, max_new_tokens, temperature, top_k, seed):
-        return {"text": tokenizer.decode(run(x, max_new_tokens, temperature, top_k, seed)["ids"])}
-
-    def answer(x):
-        n = tf.shape(x)[0]
-        seed = tf.fill([n], tf.constant(SEED, tf.int64))
-        return write(x, tf.fill([n], LONGEST), tf.fill([n], TEMPERATURE), tf.fill([n], 0), seed)
-
-    def generate(inputs):
-        inputs = dict(inputs)
-        return write(preprocess(inputs.pop("prompt")), **inputs)
-
-    kinds = {
-        "prompt": tf.string,
-        "max_new_tokens": tf.int32,
-        "temperature": tf.float32,
-        "top_k": tf.int32,
-        "seed": tf.int64,
-    }
-    specs = {name: tf.TensorSpec([None], kind, name=name) for name, kind in kinds.items()}
-    return answer, tf.function(generate, input_signature=[specs], autograph=False)
+    return generation.functions(model, preprocess)
 
 
 def examples(dataset, split: str, count: int) -> tuple[dict[str, np.ndarray], Any]:
@@ -81,14 +55,16 @@ def expected(model, preprocess, x: np.ndarray) -> dict[str, np.ndarray]:
             "translation": _strings(tokenizer.decode_python(found["ids"].numpy().tolist())),
             "score": found["score"].numpy(),
         }
-    run = model.generator(LONGEST, tokenizer.end_id)
+    settings = generation.Generation()
+    end = tokenizer.end_id if tokenizer.end_id >= 0 else None
+    run = model.generator(settings.max_new_tokens, end)
     n = len(x)
     ids = run(
         tf.constant(x),
-        tf.fill([n], LONGEST),
-        tf.fill([n], TEMPERATURE),
-        tf.fill([n], 0),
-        tf.fill([n], tf.constant(SEED, tf.int64)),
+        tf.fill([n], settings.max_new_tokens),
+        tf.fill([n], settings.temperature),
+        tf.fill([n], settings.top_k),
+        tf.fill([n], tf.constant(settings.seed, tf.int64)),
     )["ids"]
     return {"text": _strings(tokenizer.decode_python(ids.numpy().tolist()))}
 

@@ -1,0 +1,130 @@
+"""How a prompt is continued: what ``epochal predict`` and the SavedModel let one choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .data import SourceError
+
+LONGEST = 256  # new tokens in an answer to a prompt, at most
+_SPECS = {
+    "prompt": tf.TensorSpec([None], tf.string, name="prompt"),
+    "max_new_tokens": tf.TensorSpec([None], tf.int32, name="max_new_tokens"),
+    "temperature": tf.TensorSpec([None], tf.float32, name="temperature"),
+    "top_k": tf.TensorSpec([None], tf.int32, name="top_k"),
+    "seed": tf.TensorSpec([None], tf.int64, name="seed"),
+}
+_MORE = {
+    "top_p": tf.TensorSpec([None], tf.float32, name="top_p"),
+    "repetition_penalty": tf.TensorSpec([None], tf.float32, name="repetition_penalty"),
+    "stop": tf.TensorSpec([None, None], tf.string, name="stop"),
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Settings of an answer. Those of ``serving_default`` are the defaults.
+
+    Raises:
+        SourceError: one that is out of range.
+    """
+
+    max_new_tokens: int = LONGEST
+    """At most so many, and no more than fit into the context."""
+    temperature: float = 0.8
+    """Logits are divided by it; 0 takes the likeliest token each time."""
+    top_k: int = 0
+    """Draw among the so many likeliest tokens; 0: among all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1 what has been said becomes less likely (CTRL, section 4.1)."""
+    seed: int = 0
+    """The same seed and prompt give the same answer."""
+    stop: Sequence[str] = ()
+    """The answer ends before the first of these strings."""
+
+    def __post_init__(self):
+        checks = {
+            "max_new_tokens": (1 <= self.max_new_tokens <= LONGEST, f"1 to {LONGEST}"),
+            "temperature": (0 <= self.temperature < np.inf, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < np.inf, "above 0"),
+            "stop": (all(self.stop), "strings that are not empty"),
+        }
+        for name, (right, wanted) in checks.items():
+            if not right:
+                raise SourceError(f"{name} has to be {wanted}; got {getattr(self, name)!r}.")
+
+    def inputs(self, prompts: Sequence[bytes]) -> dict[str, tf.Tensor]:
+        """What the signature ``generate_full`` takes, with the same settings for all prompts."""
+        n = len(prompts)
+        found: dict[str, Any] = {
+            name: tf.fill([n], tf.constant(getattr(self, name), spec.dtype))
+            for name, spec in (_SPECS | _MORE).items()
+            if name not in ("prompt", "stop")
+        }
+        stop = np.array([list(self.stop)] * n, object).reshape(n, len(self.stop))
+        found["stop"] = tf.constant(stop, tf.string)
+        return found | {"prompt": tf.constant(list(prompts), tf.string)}
+
+
+def functions(model, preprocess):
+    """Three functions of a language model: ids [n, t] -> {"text": [n]} with the default settings,
+    and the signatures ``generate`` and ``generate_full``, tf.functions of a dict."""
+    tokenizer = preprocess.tokenizer
+    end = tokenizer.end_id if tokenizer.end_id >= 0 else None
+    run = model.generator(LONGEST, end, pieces=tokenizer.pieces)
+    default = Generation()
+
+    def write(x, settings):
+        n = tf.shape(x)[0]
+        for name in ("top_p", "repetition_penalty"):
+            settings.setdefault(name, tf.fill([n], getattr(default, name)))
+        settings.setdefault("stop", tf.fill([n, 0], ""))
+        return {"text": tokenizer.finish(run(x, **settings)["text"])}
+
+    def answer(x):
+        settings = {
+            name: tf.fill([tf.shape(x)[0]], tf.constant(getattr(default, name), spec.dtype))
+            for name, spec in _SPECS.items()
+            if name != "prompt"
+        }
+        return write(x, settings)
+
+    def generate(inputs):
+        inputs = dict(inputs)
+        return write(preprocess(inputs.pop("prompt")), inputs)
+
+    plain, full = (
+        tf.function(generate, input_signature=[specs], autograph=False)
+        for specs in (_SPECS, _SPECS | _MORE)
+    )
+    return answer, {"generate": plain, "generate_full": full}
+
+
+def check_prompts(run, prompts: Sequence[str], settings: Generation) -> None:
+    """Raises SourceError for a prompt that leaves no room for so many tokens in the context."""
+    context = run.model.get_config().get("context")
+    if context is None:
+        return
+    for prompt, ids in zip(prompts, run.preprocess.python(list(prompts)), strict=True):
+        room = context - max(1, len(ids))
+        shown = prompt if len(prompt) <= 40 else prompt[:39] + "…"
+        if room < 1:
+            raise SourceError(
+                f"The prompt {shown!r} has {len(ids)} tokens, and the model's context has "
+                f"{context}: there is no room for an answer. Shorten the prompt."
+            )
+        if settings.max_new_tokens > room and settings.max_new_tokens != LONGEST:
+            raise SourceError(
+                f"The prompt {shown!r} has {len(ids)} tokens: of the model's context of {context} "
+                f"there is room for {room} more, not {settings.max_new_tokens}. Ask for fewer, or "
+                "shorten the prompt."
+            )
