@@ -6,7 +6,8 @@ What keeps it there, beside plain products of matrices:
 - Weights are read, and cast to the compute dtype, before the loop: in bfloat16 a step reads half
   the bytes, and float32 weights are not cast again for every token.
 - A product with a single row runs on one core in TensorFlow. Each kernel is cut into ``_PARTS``
-  blocks of rows, whose products run side by side; the blocks share the kernel's memory.
+  blocks of rows, whose products run side by side; the blocks share the kernel's memory. In
+  bfloat16 only the matrix of logits is: the sums of blocks would be rounded once more.
 - Keys and values of earlier tokens lie in two pieces. New ones are appended to the short piece,
   which is appended to the long one every ``_RECENT`` tokens: appending copies, as TensorFlow's
   scatter does not work in place on CPUs.
@@ -41,7 +42,7 @@ class Steps:
         self.norm = parts["norm"]
         self.embeddings = tf.convert_to_tensor(parts["embedding"].embeddings)
         self.positions = tf.convert_to_tensor(parts["positions"].embeddings)
-        rows = self._blocks(self.embeddings)  # each [v / parts, width]
+        rows = _blocks(self.embeddings, _PARTS)  # each [v / parts, width]
         self.logits_kernels = [tf.cast(block, self.dtype) for block in rows]
         self.blocks = [self._ready(block) for block in parts["blocks"]]
 
@@ -51,21 +52,16 @@ class Steps:
             "query": attention.query, "key": attention.key, "value": attention.value,
             "project": attention.project, "expand": block.expand, "contract": block.contract,
         }  # fmt: skip
+        parts = _PARTS if self.dtype == tf.float32 else 1
         ready = {
             name: (
-                [tf.cast(kernel, self.dtype) for kernel in self._blocks(layer.kernel)],
+                [tf.cast(kernel, self.dtype) for kernel in _blocks(layer.kernel, parts)],
                 tf.cast(tf.convert_to_tensor(layer.bias), self.dtype),
             )
             for name, layer in dense.items()
         }
         norms = {"attention_norm": block.attention_norm, "dense_norm": block.dense_norm}
         return {**ready, **norms, "window": attention.window}
-
-    def _blocks(self, matrix) -> list[tf.Tensor]:
-        """A matrix cut into blocks of rows. Slices of the first axis share its memory."""
-        matrix = tf.convert_to_tensor(matrix)
-        size = -(-matrix.shape[0] // _PARTS)
-        return [matrix[i : i + size] for i in range(0, matrix.shape[0], size)]
 
     def begin(self, caches) -> dict[str, Any]:
         """The state of :meth:`__call__` after the tokens whose keys and values these are."""
@@ -83,8 +79,8 @@ class Steps:
             ),
             lambda: (state["long"], state["recent"]),
         )
-        x = tf.gather(self.embeddings, tokens) + self.positions[position]
-        x = tf.cast(x, self.dtype)
+        x = tf.cast(tf.gather(self.embeddings, tokens), self.dtype)
+        x += tf.cast(self.positions[position], self.dtype)
         after = []
         for i, block in enumerate(self.blocks):
             x, new = self._block(block, x, long[i], recent[i])
@@ -131,6 +127,13 @@ class Steps:
         pieces = tf.split(x, sizes, axis=1) if len(sizes) > 1 else [x]
         products = [tf.matmul(a, b) for a, b in zip(pieces, kernels, strict=True)]
         return tf.add_n(products) + bias
+
+
+def _blocks(matrix, parts: int) -> list[tf.Tensor]:
+    """A matrix cut into blocks of rows. Slices of the first axis share its memory."""
+    matrix = tf.convert_to_tensor(matrix)
+    size = -(-matrix.shape[0] // parts)
+    return [matrix[i : i + size] for i in range(0, matrix.shape[0], size)]
 
 
 def _append(past, new):

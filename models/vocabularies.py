@@ -41,6 +41,11 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
         WeightsError: there is none, it is damaged, or of another model than config.json's.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise WeightsError(
+            f"There is no directory {directory}. Give a Hugging Face directory: it holds vocab.txt "
+            "(BERT), or vocab.json and merges.txt (GPT-2)."
+        )
     said = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():

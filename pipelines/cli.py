@@ -273,7 +273,8 @@ def predict(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if score and given:
-        raise UsageError(f"--score writes nothing: leave --{next(iter(given)).replace('_', '-')}")
+        first = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--score writes nothing: leave --{first} out")
     load_tensorflow()
     from .generation import Generation
     from .predict import answers, scores
