@@ -215,7 +215,8 @@ def generator(
         settings |= {"seed": seed, "top_p": top_p, "repetition_penalty": repetition_penalty}
         return run(prompt, options | settings | {"writer": StopStrings(pieces, stop)})
 
-    return tf.function(plain if pieces is None else full, input_signature=signature)
+    chosen = plain if pieces is None else full
+    return tf.function(chosen, input_signature=signature, autograph=False)
 
 
 def continued(
