@@ -69,14 +69,16 @@ class ShiftQuantiles(keras.layers.Layer):
 
     Outputs [n, h, m q], q quantiles of each of m targets in each of h steps, to the same; in
     float32. ``shift`` [h, m q] is a weight that is not trained: it starts at 0 and is assigned.
+    A quantile that is moved inwards stops at its neighbour, so that the median, which is the
+    forecast, stays what it was.
 
     Args:
-        quantiles: q, of each target.
+        quantiles: q numbers in increasing order, those of each target.
     """
 
-    def __init__(self, quantiles: int, **kwargs):
+    def __init__(self, quantiles: Sequence[float], **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        self.quantiles = quantiles
+        self.quantiles = [float(tau) for tau in quantiles]
 
     def build(self, input_shape):
         self.shift = self.add_weight(
@@ -84,9 +86,18 @@ class ShiftQuantiles(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        shape = ops.shape(inputs)
-        each = ops.reshape(inputs, (*shape[:-1], shape[-1] // self.quantiles, self.quantiles))
-        return ops.reshape(ops.sort(each, axis=-1), shape) + self.shift
+        shape, q = ops.shape(inputs), len(self.quantiles)
+        each = (*shape[:-1], shape[-1] // q, q)
+        moved = ops.sort(ops.reshape(inputs, each), axis=-1)
+        moved += ops.reshape(self.shift, each[1:])
+        values = [moved[..., i] for i in range(q)]
+        below = sum(tau <= 0.5 for tau in self.quantiles)  # the last of these stays
+        above = sum(tau < 0.5 for tau in self.quantiles)  # and the first from here on
+        for i in range(below - 2, -1, -1):
+            values[i] = ops.minimum(values[i], values[i + 1])
+        for i in range(above + 1, q):
+            values[i] = ops.maximum(values[i], values[i - 1])
+        return ops.reshape(ops.stack(values, axis=-1), shape)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -71,7 +71,7 @@ def widen(model: keras.Model, loss, dataset) -> tuple[keras.Model, dict[str, Any
             means[name][f"{100 * level:g}"] = float(value)
     # The model answers in standard deviations of its targets.
     shift /= np.asarray(dataset.target_scale[1])[:, None]
-    layer = conformal.ShiftQuantiles(len(loss.quantiles), name="conformal")
+    layer = conformal.ShiftQuantiles(loss.quantiles, name="conformal")
     wider = keras.Model(model.input, layer(model.output), name=model.name)
     layer.shift.assign(shift.reshape(layer.shift.shape))
     return wider, {"windows": len(truth), "widening": means}

@@ -41,11 +41,11 @@ def test_pairs_are_those_that_add_up_to_one():
 
 def test_the_layer_sorts_and_then_shifts_and_is_saved(tmp_path):
     inputs = keras.Input((2, 6))  # two steps, two targets of three quantiles
-    layer = conformal.ShiftQuantiles(3)
+    layer = conformal.ShiftQuantiles([0.05, 0.5, 0.95])
     model = keras.Model(inputs, layer(inputs))
-    layer.shift.assign(np.arange(12.0).reshape(2, 6))
+    layer.shift.assign([[-1, 0, 2, -3, 0, 4], [-5, 0, 6, -7, 0, 8]])
     x = np.array([[[3, 1, 2, 0, 0, -1], [5, 5, 4, 1, 2, 3]]], np.float32)
-    right = np.array([[[1, 3, 5, 2, 4, 5], [10, 12, 13, 10, 12, 14]]], np.float32)
+    right = np.array([[[0, 2, 5, -4, 0, 4], [-1, 5, 11, -6, 2, 11]]], np.float32)
     np.testing.assert_array_equal(model(x), right)
     assert not model.trainable_weights
     model.save(tmp_path / "model.keras")
@@ -54,3 +54,15 @@ def test_the_layer_sorts_and_then_shifts_and_is_saved(tmp_path):
     # What the loss reads of it: the sorted quantiles, moved.
     answer = Quantile([0.05, 0.5, 0.95]).predict(model(x))
     np.testing.assert_array_equal(answer["prediction"], right[..., [1, 4]])
+
+
+def test_what_moves_inwards_stops_at_the_median():
+    inputs = keras.Input((1, 5))
+    quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
+    layer = conformal.ShiftQuantiles(quantiles)
+    model = keras.Model(inputs, layer(inputs))
+    layer.shift.assign([[6, 1, 0, -1, -6]])
+    x = np.array([[[0, 2, 4, 6, 9]]], np.float32)
+    right = [3, 3, 4, 5, 5]  # 6 stops at 3, 3 at 5
+    np.testing.assert_array_equal(model(x)[0, 0], right)
+    np.testing.assert_array_equal(Quantile(quantiles).predict(model(x))["prediction"], [[4.0]])
