@@ -116,7 +116,8 @@ def rnn_adding() -> Recipe:
 def lstm_docstrings() -> Recipe:
     """Which library a paragraph of documentation comes from, by an LSTM that reads both ways.
 
-    2 CPU cores: not measured. The text is that of the installed libraries: no download.
+    2 CPU cores: not measured; projected: a minute, half of it to read and cut the text, which is
+    that of the installed libraries: no download.
 
         epochal train lstm-docstrings
     """
