@@ -107,7 +107,7 @@ def test_conformal_intervals_hold_their_share_of_validation(run):
     # less, since float32 may round the bound to the wrong side of it.
     share = math.ceil(0.9 * (n + 1)) / n
     np.testing.assert_allclose(after["by_horizon"]["coverage_90"], share, atol=1.01 / n)
-    assert abs(before["metrics"]["coverage_90"]["value"] - share) > 0.01
+    assert np.abs(before["by_horizon"]["coverage_90"] - share).max() > 1.5 / n
     assert after["metrics"]["rmse"] == before["metrics"]["rmse"]
 
     x, _ = next(iter(dataset.split("test")))
@@ -130,7 +130,8 @@ def test_conformal_intervals_are_stored_with_the_run_and_exported(waves, tmp_pat
     request = {f"serving_default/{name}": values for name, values in rows.items()}
     answer = ask_alone([export(run)], [request])[0]["serving_default/quantiles"]
     (mean,), (deviation,) = dataset.target_scale
-    np.testing.assert_allclose(answer, np.asarray(run.model(x)) * deviation + mean, atol=1e-3)
+    right = np.asarray(run.model(x)) * deviation + mean
+    np.testing.assert_allclose(answer[:, :, 0], right, atol=1e-3)  # of the only target
 
 
 @pytest.mark.parametrize(
