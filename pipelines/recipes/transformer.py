@@ -55,7 +55,8 @@ def transformer_en_ko() -> Recipe:
 
     2 CPU cores: not measured; projected: 22 minutes on a quiet machine (25 epochs of 201 steps of
     0.23 s, and 3 minutes to translate validation and test). BLEU counts words between blanks, of
-    which Korean has few that recur: chrF says more. Needs EPOCHAL_DATA_DIR.
+    which Korean has few that recur: chrF says more. The most similar training source's translation
+    has BLEU 22.8, chrF 34.6. Needs EPOCHAL_DATA_DIR.
 
         epochal train transformer-en-ko
     """

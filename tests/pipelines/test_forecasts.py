@@ -111,7 +111,8 @@ def test_conformal_intervals_hold_their_share_of_validation(run):
     assert after["metrics"]["rmse"] == before["metrics"]["rmse"]
 
     x, _ = next(iter(dataset.split("test")))
-    moved = (wider(x) - np.sort(run.model(x), axis=-1)) * dataset.target_scale[1][0]
+    moved = np.asarray(wider(x)) - np.sort(run.model(x), axis=-1)
+    moved *= dataset.target_scale[1][0]
     np.testing.assert_allclose(moved[..., 1], 0, atol=1e-4)
     np.testing.assert_allclose(moved[..., 0], -moved[..., 2], atol=1e-4)
     np.testing.assert_allclose(moved[3], moved[0], atol=1e-4)  # the same of every window
