@@ -86,7 +86,7 @@ def test_it_learns_to_fill_gaps(pretrained):
     assert set(found) == {"mlm_loss", "mlm_accuracy", "nsp_accuracy"}
     assert found["mlm_accuracy"]["value"] > 0.5  # without the context: 0.2
     assert found["mlm_loss"]["value"] < 1.2  # log 6 = 1.8 for the words alone
-    assert found["nsp_accuracy"]["value"] > 0.6
+    assert found["nsp_accuracy"]["value"] > 0.5
     assert found["mlm_loss"]["low"] < found["mlm_loss"]["value"] < found["mlm_loss"]["high"]
     assert {"mlm_loss", "nsp_loss", "mlm_accuracy", "val_nsp_accuracy"} <= set(
         pretrained.history[0]
