@@ -81,6 +81,7 @@ def finetuned(texts, pretrained):
     return train(recipe, texts / "finetuned")
 
 
+@pytest.mark.slow
 def test_it_learns_to_fill_gaps(pretrained):
     found = pretrained.metrics["test"]
     assert set(found) == {"mlm_loss", "mlm_accuracy", "nsp_accuracy"}
@@ -125,6 +126,7 @@ def test_texts_become_points_everywhere(pretrained):
     np.testing.assert_allclose(given["serving_default/embedding"][:3], points, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_weights_and_keeps_what_is_frozen(pretrained, finetuned):
     ours, theirs = finetuned.model, pretrained.model
     for name in ("embedding", "position_embedding", "embedding_norm"):
