@@ -42,7 +42,7 @@ def resnet20_digits() -> Recipe:
             epochs=40,
             weight_decay=0.01,
             ema=0.98,
-            early_stopping=EarlyStopping(monitor="val_loss", patience=10),
+            early_stopping=EarlyStopping(monitor="val_loss", patience=10, min_delta=1e-3),
         ),
     )
 
