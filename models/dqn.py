@@ -231,6 +231,10 @@ class DQN(keras.Model):
 
     # --- Acting -------------------------------------------------------------------------------
 
+    def count_updates(self) -> int:
+        """``updates`` as it is now: for actors, who ask all the time."""
+        return int(_read(self.updates.value))
+
     def snapshot(self) -> Snapshot:
         """A copy of the online network as it is now, in NumPy: what acting uses."""
         weights = {

@@ -116,7 +116,7 @@ class Actor(keras.callbacks.Callback):
         """Until all elements before have been learnt from."""
         done = self._offset + number * self._replay.updates
         deadline = time.monotonic() + _PATIENCE
-        while int(self.learner.updates.value) < done:
+        while self.learner.count_updates() < done:
             if self._ring is None:
                 raise RuntimeError("Training is over: there is no further element.")
             if time.monotonic() > deadline:
@@ -167,7 +167,7 @@ class Actor(keras.callbacks.Callback):
             if replay.sampling == "prioritized":
                 leaves = np.load(self.place / state["priorities"], allow_pickle=False)
                 self._sampler.set_state(state["sampler"], leaves)
-        self._offset = int(self.learner.updates.value) - number * replay.updates
+        self._offset = self.learner.count_updates() - number * replay.updates
 
     def get_state(self) -> dict[str, Any]:
         """Between elements: JSON-able. What it refers to is on the disk."""

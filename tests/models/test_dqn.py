@@ -170,7 +170,7 @@ def test_the_target_network_is_copied_every_so_many_gradient_steps():
         np.abs(a - b).max() > 0
         for a, b in zip(model.target.get_weights(), model.q.get_weights(), strict=True)
     )
-    assert int(model.updates) == 4
+    assert int(model.updates) == model.count_updates() == 4
 
 
 def test_a_block_of_minibatches_is_their_sequence():
