@@ -147,8 +147,17 @@ def test_texts_are_scored(run):
         assert one["tokens"] == len(row) - 1
         assert one["perplexity"] == pytest.approx(np.exp(-one["log_likelihood"] / (len(row) - 1)))
     assert found[0]["perplexity"] < found[1]["perplexity"]
-    assert len(ids[2]) > SIZES["context"]
-    assert found[2]["perplexity"] < 3.0
+    # Longer than the context of 24: windows of 24 and the token after them, each 12 further on.
+    row, total, start, begin = ids[2], 0.0, 0, 1
+    while begin < len(row):
+        window = row[start : start + 25]
+        known = window[: begin - start]
+        total += float(run.model.score(np.array([window]))["score"][0])
+        total -= float(run.model.score(np.array([known]))["score"][0]) if start else 0.0
+        start, begin = start + 12, start + len(window)
+    assert len(row) > SIZES["context"] + 1
+    assert found[2]["tokens"] == len(row) - 1
+    assert found[2]["log_likelihood"] == pytest.approx(total, abs=1e-3)
     with pytest.raises(SourceError, match="1 tokens"):
         prompting.likelihood(run, ["!"])
 
