@@ -86,6 +86,7 @@ def test_every_token_counts_in_the_perplexity(run):
     assert found < 3.0
 
 
+@pytest.mark.slow
 def test_predict_takes_settings_and_the_export_gives_the_same(run):
     prompts = ["hey! the", "the cat! the m", "h"]
     settings = Generation(max_new_tokens=9, temperature=0.0)
