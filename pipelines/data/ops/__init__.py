@@ -95,7 +95,7 @@ _TEXT: dict[str, tuple[tuple[str, ...], str]] = {
     "bytes": (("text",), "the bytes of UTF-8 to ids; nothing is learnt or unknown"),
     "wordpiece": (("text",), "pieces of words to ids, longest first, as BERT has it"),
     "byte_bpe": (("text",), "merged bytes to ids, as GPT-2 has it"),
-    "tokenizer_of": (("text",), "text to ids as a run or published weights have it"),
+    "tokenizer_of": (("text",), "text to ids as a run, or published weights, have it"),
     "max_tokens": (("text",), "at most so many ids a row"),
     "enclose": (("text",), "a start before the ids of a row and an end behind them, for BERT"),
 }
