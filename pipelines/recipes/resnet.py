@@ -175,9 +175,10 @@ def plain20_cifar10() -> Recipe:
     """What depth does without shortcuts: 20 plain layers on a fifth of CIFAR-10.
 
     2 CPU cores with bfloat16 instructions, 6 minutes on one of them. One seed: accuracy in training
-    73.5%, test 69.8% (JPEG copy of the set). Needs the set in TFDS_DATA_DIR. To be compared with plain56-cifar10, which has the same settings and gets a
-    higher *training* error (paper: figure 6, left), and with the residual nets of both depths:
-    resnet56-cifar10, and this recipe with `--model resnet20`.
+    73.5%, test 69.8% (JPEG copy of the set). Needs the set in TFDS_DATA_DIR. To be compared with
+    plain56-cifar10, which has the same settings and gets a higher *training* error (paper: figure
+    6, left), and with the residual nets of both depths: resnet56-cifar10, and this recipe with
+    `--model resnet20`.
 
         epochal train plain20-cifar10
     """

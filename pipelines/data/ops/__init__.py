@@ -97,7 +97,7 @@ _TEXT: dict[str, tuple[tuple[str, ...], str]] = {
     "byte_bpe": (("text",), "merged bytes to ids, as GPT-2 has it"),
     "tokenizer_of": (("text",), "text to ids as a run, or published weights, have it"),
     "max_tokens": (("text",), "at most so many ids a row"),
-    "enclose": (("text",), "a start before the ids of a row and an end behind them, for BERT"),
+    "enclose": (("text",), "a start before the ids of a row, an end behind them: [CLS] and [SEP]"),
 }
 _SERIES: dict[str, tuple[tuple[str, ...], str]] = {
     "calendar": (("series",), "time of day, day of week and of the year, as points on circles"),

@@ -339,7 +339,7 @@ def max_tokens(
 
 @op("text", makes=True, takes="ids", gives="ids")
 def enclose() -> TextOp:
-    """A start before the ids of a row and an end behind them: [CLS] and [SEP].
+    """A start before the ids of a row, an end behind them: [CLS] and [SEP].
 
     BERT answers for a text at its first id. Both count for the model's context: cut before.
     """
