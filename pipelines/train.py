@@ -111,8 +111,9 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     plan = Plan(recipe, dataset.steps_per_epoch)
     choices.fit_loss(loss, dataset)
     model = choices.build_model(recipe, dataset, loss)
-    # An element of an environment's data can be several optimizer steps.
-    steps = max(plan.steps, 1) * getattr(dataset, "updates", 1)
+    # An element of an environment's data can be several optimizer steps. Without any, the schedule
+    # is not asked for a rate, and its length is one that every warm-up fits into.
+    steps = plan.steps * getattr(dataset, "updates", 1) or 2**31
     optimizer = build_optimizer(recipe, steps, model)
     try:
         model.compile(
@@ -362,7 +363,10 @@ def _make_variables(model, dataset, seed: int) -> None:
         return
     batch = next(iter(dataset.train(seed).take(1)))
     x, y = batch if isinstance(batch, tuple) else (batch, None)
-    model.compute_metrics(x, y, model(x, training=False), None)
+    outputs = model(x, training=False)
+    if y is not None:  # the losses of several outputs are metrics too
+        model.compute_loss(x, y, outputs, training=False)
+    model.compute_metrics(x, y, outputs, None)
     model.reset_metrics()
 
 

@@ -183,9 +183,11 @@ class TextReader:
     @cached_property
     def ids(self) -> dict[str, Ids]:
         """Column -> its rows as ids."""
-        return {
-            name: Ids(self.preprocess.python(column)) for name, column in self.rows.columns.items()
-        }
+        with tf.init_scope():  # not in the graph of whatever map asks for them first
+            return {
+                name: Ids(self.preprocess.python(column))
+                for name, column in self.rows.columns.items()
+            }
 
     def count(self, indices) -> int:
         """Examples that these rows make."""

@@ -69,7 +69,7 @@ def finetuning(texts, run, **model) -> Recipe:
         algorithm=Algorithm(
             optimizer=Choice(name="adamw", learning_rate=0.005),
             schedule=Choice(name="linear", warmup_steps=2),
-            epochs=8,
+            epochs=24,
             layer_decay=0.7,
         ),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_what_is_frozen(pretrained
 
 @pytest.mark.slow
 def test_the_classifier_answers_strings_with_tensorflow_alone(finetuned):
-    asked = ["ba ba ba bi.", "KA ka ke.", "", "ka " * 90]
+    asked = ["ba ba ba ba.", "KA ka ka ka.", "", "ka " * 90]
     answers = predict(finetuned, asked)
     assert [answer["label"] for answer in answers[:2]] == ["b", "k"]
     request = {"serving_default/text": np.array([t.encode() for t in asked])}
