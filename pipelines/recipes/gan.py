@@ -17,8 +17,8 @@ from . import recipe
 def gan_ring() -> Recipe:
     """Eight Gaussians in the plane: a generator that forgets some of them is seen to.
 
-    2 CPU cores. Not measured; projected: 1 minute. Expected: 7 of the 8 modes or more. After 3,000
-    steps of 128 points it may still be 6.
+    2 CPU cores, under a minute. Over three seeds 8, 3 and 8 of the 8 modes, 88 to 95% good samples:
+    one of three collapses.
 
         epochal train gan-ring
         epochal train gan-ring --loss minimax
