@@ -33,7 +33,7 @@ def resnet20_digits() -> Recipe:
     return Recipe(
         name="resnet20-digits",
         data=Data(
-            source="builtin:digits", ops="standardize|random_crop(8, padding=1)", batch_size=64
+            source="builtin:digits", ops="standardize|random_crop(8, padding=1)", batch_size=32
         ),
         model=Choice(name="resnet20"),
         loss=Choice(name="cross-entropy"),
