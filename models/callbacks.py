@@ -113,9 +113,13 @@ class EarlyStopping(_Monitor):
         min_delta: the smallest change that counts, in the quantity's units.
         mode: "min" or "max"; "auto": up for accuracy, AUC, R2, precision, recall, returns and such,
             down for everything else.
+        start_from_epoch: epochs that pass before the first that counts, as in Keras: none of them
+            is the best, none is waited for. Early epochs at a high learning rate are noisy, and
+            the luckiest of them can look better than any that follows. Where training ends among
+            them, the last epoch's weights stay.
 
     Attributes:
-        best: the best value so far; None where none was finite.
+        best: the best value so far; None where none counted or was finite.
         best_epoch: its epoch, from 0.
         best_weights: ``model.get_weights()`` of that epoch, batch-norm statistics included. Not
             part of the state: after ``set_state``, whoever resumes a training assigns it.
@@ -142,7 +146,11 @@ class EarlyStopping(_Monitor):
         patience: int = 10,
         min_delta: float = 0.0,
         mode: str = "auto",
+        start_from_epoch: int = 0,
     ):
+        if start_from_epoch < 0:
+            raise ValueError(f"start_from_epoch must not be negative, not {start_from_epoch}.")
+        self.start_from_epoch = int(start_from_epoch)
         super().__init__(monitor, patience, min_delta, mode)
 
     def _reset(self) -> None:
@@ -161,7 +169,7 @@ class EarlyStopping(_Monitor):
 
     def on_epoch_end(self, epoch, logs=None):
         value = self._read(logs)
-        if value is None:
+        if value is None or epoch < self.start_from_epoch:
             return
         if self._better(value):
             self.best, self.best_epoch, self.wait = value, epoch, 0

@@ -285,6 +285,10 @@ class EarlyStopping(_Strict):
     """Epochs without improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
     """The smallest change that counts as an improvement, in the monitored quantity's units."""
+    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the epochs that pass before the first that counts. A small validation split makes
+    some epoch at a high learning rate look better than it is: let it count from where the rate has
+    fallen."""
 
 
 class Algorithm(_Strict):

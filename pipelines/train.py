@@ -339,7 +339,12 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
         monitor = "val_return" if dataset.task == "control" else "val_loss"
         return model_callbacks.EarlyStopping(monitor, patience=plan.epochs)
     _check_recorded("algorithm.early_stopping.monitor", settings.monitor, dataset, loss)
-    return model_callbacks.EarlyStopping(**settings.model_dump())
+    return model_callbacks.EarlyStopping(
+        settings.monitor,
+        settings.patience,
+        settings.min_delta,
+        start_from_epoch=int(settings.start * plan.epochs),
+    )
 
 
 def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:

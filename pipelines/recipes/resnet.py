@@ -22,11 +22,11 @@ from . import recipe, searches
 def resnet20_digits() -> Recipe:
     """ResNet-20 on scikit-learn's 8x8 digits: the demo.
 
-    2 CPU cores, under a minute. Test accuracy over 5 split seeds: 98.5 ± 0.6%.
+    2 CPU cores, under a minute. Test accuracy over 5 split seeds: 98.6 ± 0.5%.
 
-    The rate falls early, at a quarter and at two fifths of the epochs, and early stopping waits
-    long enough to see that: the validation split has 144 images, and at the high rate a lucky epoch
-    would end the training with weights that are worse than they look.
+    The rate falls early, at a quarter and at two fifths of the epochs, and epochs count from its
+    first fall on: the validation split has 144 images, among which a lucky epoch at the high rate
+    would look better than it is.
 
         epochal train resnet20-digits
     """
@@ -42,7 +42,9 @@ def resnet20_digits() -> Recipe:
             schedule=Choice(name="step", boundaries=[0.25, 0.4], factor=0.1),
             epochs=60,
             weight_decay=0.01,
-            early_stopping=EarlyStopping(monitor="val_loss", patience=12, min_delta=3e-3),
+            early_stopping=EarlyStopping(
+                monitor="val_loss", patience=12, min_delta=3e-3, start=0.25
+            ),
         ),
     )
 

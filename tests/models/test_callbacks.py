@@ -120,6 +120,17 @@ class TestEarlyStopping:
         _, recorded = script([3.0, 3.75, 3.8, 9.0], early)
         assert (early.best, early.best_epoch) == (9.0, 3)
 
+    def test_epochs_before_the_start_are_neither_best_nor_waited_for(self):
+        early = EarlyStopping(patience=2, start_from_epoch=3)
+        model, recorded = script([1.0, 5.0, 5.0, 3.0, 2.0, 2.5, 2.5, 0.0], early)
+        assert recorded.ran == [0, 1, 2, 3, 4, 5, 6]
+        assert (early.best, early.best_epoch, early.stopped_epoch) == (2.0, 4, 6)
+        assert_weights(model, recorded.weights[4])
+        early = EarlyStopping(patience=2, start_from_epoch=3)
+        model, recorded = script([1.0, 5.0], early)  # ends before the start: the last weights stay
+        assert early.best_epoch is None
+        assert_weights(model, recorded.weights[1])
+
     def test_unknown_quantity_is_refused_and_names_what_is_recorded(self):
         model = small_model(metrics=["mae"])
         with pytest.raises(ValueError, match=r"'val_los', which is not recorded.*loss, mae, val_l"):
@@ -167,7 +178,8 @@ class TestEarlyStopping:
         assert (early.best, early.reason) == (7.0, None)
 
     def test_bad_arguments_and_states(self):
-        for bad in ({"patience": 0}, {"mode": "down"}, {"min_delta": -1.0}):
+        bads = ({"patience": 0}, {"mode": "down"}, {"min_delta": -1.0}, {"start_from_epoch": -1})
+        for bad in bads:
             with pytest.raises(ValueError, match=next(iter(bad))):
                 EarlyStopping(**bad)
         with pytest.raises(ValueError, match="best_epoch"):

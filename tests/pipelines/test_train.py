@@ -181,6 +181,13 @@ def test_what_cannot_work_is_said_before_training(changes, words, tmp_path):
         assert mended.recipe.loss.name == "cross-entropy"
 
 
+def test_early_stopping_may_start_after_a_share_of_the_epochs(tmp_path):
+    early = r.EarlyStopping(patience=1, min_delta=100.0, start=0.5)  # no epoch is so much better
+    run = train(recipe(early_stopping=early), tmp_path / "run", data=blobs())
+    assert run.metrics["best_epoch"] == 4  # the first of the second half
+    assert run.metrics["epochs"] == 5
+
+
 def test_resuming_with_other_data_is_refused(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
