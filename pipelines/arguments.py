@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,3 +28,11 @@ def changed_recipe(name: str, overrides: dict[str, str] | None) -> Recipe:
     from .recipes import get_recipe
 
     return override(get_recipe(name), overrides or {})
+
+
+def unknown_option(verb: Callable, name: str) -> UsageError:
+    """The error for an option that a verb lacks; names the nearest that it has."""
+    flags = [name.replace("_", "-") for name in inspect.signature(verb).parameters]
+    near = difflib.get_close_matches(name, flags, n=1)
+    hint = f" (did you mean --{near[0]}?)" if near else ""
+    return UsageError(f"unknown option --{name}{hint}")

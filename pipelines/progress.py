@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .terminal import log_to, new_console
 
 
 class TerminalProgress(keras.callbacks.Callback):
@@ -65,3 +69,12 @@ class TerminalProgress(keras.callbacks.Callback):
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+@contextlib.contextmanager
+def on_terminal(stderr: bool = False) -> Iterator[TerminalProgress]:
+    """A callback that shows progress, on standard error if asked, with what the library logs."""
+    console = new_console(stderr=stderr)
+    with contextlib.closing(TerminalProgress(console)) as progress:
+        log_to(console)
+        yield progress

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated, Literal
 
 import tyro
 
 from . import results
 from .arguments import Directory, Positional, RecipeName, UsageError, changed_recipe
-from .terminal import load_tensorflow, log_to, new_console, print_json
+from .terminal import load_tensorflow, new_console, print_json
 
 
 def crossval(
@@ -220,13 +219,10 @@ def _study(function, recipe, overrides, as_json: bool, *arguments, **options):
         changed = [changed_recipe(one, overrides) for one in recipe]
     else:
         changed = changed_recipe(recipe, overrides)
-    from .progress import TerminalProgress
+    from .progress import on_terminal
     from .run import plain
 
-    console = new_console(stderr=as_json)
-    progress = TerminalProgress(console)
-    with contextlib.closing(progress):
-        log_to(console)
+    with on_terminal(stderr=as_json) as progress:
         result = plain(function(changed, *arguments, callbacks=[progress], **options))
     if as_json:
         print_json(result)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from epochal.pipelines import cli
-from epochal.pipelines.cli import _complete, _main, _split_keys, train
+from epochal.pipelines.cli import _complete, _main, _split_keys
+from epochal.pipelines.run_verbs import train
 
 ASK = Path(cli.__file__).with_name("ask.py")
 TINY = ["--algorithm.epochs", "2", "--data.train-examples", "200", "--model.hidden", "(8,)"]
