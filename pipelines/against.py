@@ -1,7 +1,7 @@
 """Two classifiers, or two regressions, on the same examples: how far apart, with an interval.
 
 The interval is that of the paired difference: both are measured on the same resamples of the same
-examples (the percentile bootstrap of :mod:`.evaluate`), so that what is hard for both cancels out.
+examples (the percentile bootstrap of :mod:`.intervals`), so that what is hard for both cancels out.
 It holds the randomness of the test examples, and not that of training: for that train several
 seeds, see :mod:`.ablate`.
 
@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from .data import load
+from .intervals import intervals
 from .run import Run, RunError, check_same_data
+from .supervised import predict_split, statistic_of
 
 BASELINES = {
     "tf-idf": {"analyzer": "word", "ngram_range": (1, 2)},
@@ -41,7 +43,7 @@ def compare(
 
     Args:
         run: a run of classification or regression.
-        predictions: its answers for the split, as ``evaluate.predict_split`` gives them.
+        predictions: its answers for the split, as ``supervised.predict_split`` gives them.
         dataset: its data, opened.
         split: of both.
         other: a run directory, or a name of :data:`BASELINES`.
@@ -53,8 +55,6 @@ def compare(
     Raises:
         RunError: another task, or other examples or targets in the split.
     """
-    from .evaluate import intervals
-
     if dataset.task not in ("classification", "regression"):
         raise RunError(
             f"{run.path} is a run for {dataset.task}; compared example by example are "
@@ -82,16 +82,12 @@ def compare(
 
 
 def _statistic(loss, target, predictions):
-    from .evaluate import statistic_of
-
     statistic = statistic_of(loss, target, predictions)
     return lambda index: {k: v for k, v in statistic(index).items() if k not in _LEFT_OUT}
 
 
 def _of_run(other: Run, run: Run, dataset, split: str, target) -> tuple[dict[str, np.ndarray], Any]:
     """Another run's answers for the split, whose examples have to be the same; and its loss."""
-    from .evaluate import predict_split
-
     model = other.model
     theirs = load(other.recipe.data)
     check_same_data(other, theirs)

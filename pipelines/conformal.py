@@ -58,7 +58,7 @@ def widen(model: keras.Model, loss, dataset) -> tuple[keras.Model, dict[str, Any
         (the model, {"windows": n of validation, "widening": {target: {level in percent: the mean
         over the horizon, in the target's own units}}}).
     """
-    from .evaluate import predict_split
+    from .supervised import predict_split
 
     quantiles = predict_split(model, loss, dataset, "validation")["quantiles"].astype(np.float64)
     truth = dataset.targets("validation").astype(np.float64)

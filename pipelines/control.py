@@ -25,6 +25,7 @@ from PIL import Image
 from .canvas import BLUE, ORANGE, STYLE, new_figure, save
 from .data.environments import seed_of
 from .data.source import SourceError
+from .intervals import intervals
 from .run import RunError, write_atomic
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,6 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
     Raises:
         RunError: another split.
     """
-    from .evaluate import intervals
-
     if split not in ("validation", "test"):
         raise RunError(
             f"{dataset.name} has episodes to validate and to test, and none of the split {split!r}."

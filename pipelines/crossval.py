@@ -33,9 +33,9 @@ from scipy import stats
 from . import paired, studies
 from .canvas import BLUE, GREY, STYLE, new_figure, save
 from .data import load
-from .evaluate import measure_predictions, predict_split
 from .recipe import Recipe, RecipeError, override
 from .run import Run, appearing, write_atomic, write_json
+from .supervised import measure_predictions, predict_split
 from .train import train
 
 log = logging.getLogger(__name__)

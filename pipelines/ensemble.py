@@ -41,11 +41,12 @@ from scipy.optimize import minimize
 from . import members as making
 from . import plots, studies
 from .data import load
-from .evaluate import BINS, classification, intervals, predict_split, regression
 from .export import TOLERANCE, publish, require_answers
+from .intervals import intervals
 from .recipe import Recipe, RecipeError
 from .run import MODEL, Run, RunError, check_same_data, write_json
 from .served import Served, examples
+from .supervised import BINS, classification, predict_split, regression
 
 log = logging.getLogger(__name__)
 

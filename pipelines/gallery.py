@@ -42,7 +42,7 @@ def draw(
         dataset: as :func:`epochal.pipelines.data.load` gives it, of classes or numbers.
         split: the one whose examples are shown.
         target: of that split, class ids or numbers [n].
-        predictions: of that split, as :func:`epochal.pipelines.evaluate.predict_split` gives them.
+        predictions: of that split, as :func:`.supervised.predict_split` gives them.
         directory: where the pictures go.
     """
     drawn: set[str] = set()

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from . import sample_baseline, sample_pictures
+from .intervals import intervals
 from .run import RunError
 from .sample_distances import (
     collapse,
@@ -77,8 +78,6 @@ def measure(
     Raises:
         RunError: features of a run that is no classifier of such images.
     """
-    from .evaluate import intervals
-
     real, labels = examples(dataset, split, MOST)
     count = len(real) if real.ndim == 4 else MOST
     ids = labels[np.arange(count) % len(labels)] if model.options["conditional"] else None
@@ -121,8 +120,6 @@ def measure(
 
 def by_features(theirs: np.ndarray, ours: np.ndarray) -> dict[str, dict[str, float]]:
     """What features of real examples [n, d] and of generated ones [m, d] say, by name."""
-    from .evaluate import intervals
-
     metrics = {
         "frechet": _alone(frechet(theirs, ours)),
         "kernel": _alone(kernel_distance(theirs, ours)),
@@ -136,8 +133,6 @@ def by_features(theirs: np.ndarray, ours: np.ndarray) -> dict[str, dict[str, flo
 
 def on_centres(points: np.ndarray, centres, deviation: float) -> dict[str, dict[str, float]]:
     """``modes`` and ``good_share`` of points [n, f] around known centres [m, f]."""
-    from .evaluate import intervals
-
     gaps = np.linalg.norm(points[:, None] - np.asarray(centres), axis=2)
     chosen, good = gaps.argmin(axis=1), gaps.min(axis=1) <= GOOD * deviation
     found = np.bincount(chosen[good], minlength=len(centres))

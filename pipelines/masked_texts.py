@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from ..models.pooling import MeanPooling
 from .data.masked import TASK
+from .intervals import intervals
 
 __all__ = ["TASK", "embedder", "measure"]
 
@@ -33,8 +34,6 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
         ({"split", "examples", "metrics", "samples": [{"text", "filled"}]}, {"nll", "right",
         "tokens" [n] and with a question which text follows "nsp" [n]}).
     """
-    from .evaluate import intervals
-
     found = score(model, dataset, split)
 
     def statistic(index: np.ndarray) -> dict[str, np.ndarray]:

@@ -28,13 +28,12 @@ import tensorflow as tf
 
 from ..models.knn import knn
 from .canvas import BLUE, STYLE, new_figure, save, shorten
+from .intervals import Statistic, intervals
 
 NEIGHBORS = 20
 PROBED = 20_000
 PAIRS = 2_000
 _NAMED = 20  # classes up to which the map has a legend
-
-Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -49,8 +48,6 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
         ({"split", "examples", "metrics": {name: {"value", "low", "high"}}}, {"embedding": float32
         [n, d]}, those of the trained model).
     """
-    from .evaluate import intervals
-
     found = {}
     metrics: dict[str, dict[str, float]] = {}
     for prefix, network in (("", model), ("untrained_", untrained(model))):

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import pictures_text, retrieval
+from .intervals import intervals
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,6 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
         "retrieval"}] or [{"prompt", "text"}]}, {"nll" [n], "right" [n], "tokens" [n], and for
         translation "source", "target", "translation", "retrieval" [m]}).
     """
-    from .evaluate import intervals
-
     found = score(model, dataset, split)
     metrics = intervals(_tokens(found), len(found["nll"]))
     result = {"split": split, "examples": len(found["nll"]), "metrics": metrics}

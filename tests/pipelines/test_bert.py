@@ -8,8 +8,9 @@ import tensorflow as tf
 from epochal.pipelines import checkpoint, masked_texts
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import load
-from epochal.pipelines.evaluate import evaluate, intervals
+from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.intervals import intervals
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe, list_recipes

@@ -12,15 +12,10 @@ from sklearn import metrics as reference
 from epochal.models import losses
 from epochal.pipelines import evaluate as verb
 from epochal.pipelines.data import load
-from epochal.pipelines.evaluate import (
-    PICTURES,
-    classification,
-    intervals,
-    measure,
-    predict_split,
-    regression,
-)
+from epochal.pipelines.evaluate import PICTURES, measure
+from epochal.pipelines.intervals import intervals
 from epochal.pipelines.run import Run, RunError
+from epochal.pipelines.supervised import classification, predict_split, regression
 
 
 def _softmax(logits):

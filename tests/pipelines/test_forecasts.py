@@ -13,10 +13,11 @@ import tensorflow as tf
 from epochal.models import losses
 from epochal.pipelines import conformal, export, forecasts, predict, train
 from epochal.pipelines.data import SourceError, load
-from epochal.pipelines.evaluate import evaluate, predict_split
+from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone
 from epochal.pipelines.recipe import Recipe, RecipeError, override
 from epochal.pipelines.served import examples
+from epochal.pipelines.supervised import predict_split
 
 HOURS = np.datetime64("2020-06-01T00") + np.arange(1_000)
 HISTORY, HORIZON = 24, 12
@@ -387,6 +388,4 @@ def test_several_targets_are_measured_each_in_its_unit(both):
 
 
 def _predictions(run, dataset):
-    from epochal.pipelines.evaluate import predict_split
-
     return predict_split(run.model, run.loss, dataset, "test")

@@ -10,8 +10,9 @@ from epochal.pipelines import gallery, pictures, vision
 from epochal.pipelines.choices import build_loss
 from epochal.pipelines.data import load
 from epochal.pipelines.data.preprocess import Preprocess
-from epochal.pipelines.evaluate import predict_split, report
+from epochal.pipelines.evaluate import report
 from epochal.pipelines.recipe import Choice, Data
+from epochal.pipelines.supervised import predict_split
 
 NAMES = {"filters.png", "feature_maps.png", "grad_cam.png"}
 

@@ -12,8 +12,9 @@ from epochal.models import create_model
 from epochal.pipelines import checkpoint, cli, few_labels, studies, tune
 from epochal.pipelines.ablate import ablate
 from epochal.pipelines.data import load, ops
-from epochal.pipelines.evaluate import evaluate, intervals
+from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.intervals import intervals
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe
