@@ -29,7 +29,8 @@ import numpy as np
 
 from . import paired, studies
 from .choices import check_recipe
-from .recipe import Recipe, RecipeError, literal, override, split_values
+from .recipe import Recipe, RecipeError, override
+from .recipe_base import literal, split_values
 from .run import RunError, write_atomic, write_json
 from .train import Diverged, train
 

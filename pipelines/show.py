@@ -146,7 +146,7 @@ def show_model(
     """The table for running a model in one's head: shapes, parameters, multiply-adds, memory."""
     from ..models import registry
     from . import choices
-    from .recipe import literal, parse_choice
+    from .recipe_base import literal, parse_choice
 
     choice = Choice.model_validate(parse_choice(name))
     if choice.name not in registry.MODELS:

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from .recipe import Recipe, RecipeError, literal, override, split_values
+from .recipe import Recipe, RecipeError, override
+from .recipe_base import literal, split_values
 
 _ENTRY = re.compile(r"(?P<kind>[a-z]+)\((?P<inside>.*)\)(?:\s+if\s+(?P<condition>.+))?", re.DOTALL)
 _FORMS = "int(low,high), int(low,high,step=n), float(low,high), log(low,high), choice(a,b,...)"

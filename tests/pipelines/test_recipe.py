@@ -12,8 +12,8 @@ from epochal.pipelines.recipe import (
     RecipeError,
     keys,
     override,
-    parse_choice,
 )
+from epochal.pipelines.recipe_base import parse_choice
 from epochal.pipelines.recipes import describe, get_recipe, list_recipes
 
 
