@@ -34,6 +34,7 @@ _MODULES = (
     "gan_losses",
     "gan_networks",
     "gpt",
+    "hints",
     "huggingface",
     "huggingface_config",
     "huggingface_names",

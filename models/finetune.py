@@ -14,7 +14,6 @@ of a layer or of such a group.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import zipfile
@@ -24,6 +23,7 @@ from pathlib import Path
 import keras
 
 from . import checkpoints
+from .hints import did_you_mean
 
 
 def layer_rates(model: keras.Model, decay: float) -> dict[str, float]:
@@ -224,8 +224,7 @@ def _last(model: keras.Model, name: str) -> keras.Layer:
         if _belongs(layer, name):
             return layer
     groups = _groups(model)
-    near = difflib.get_close_matches(name, [*groups, *(la.name for la in model.layers)], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, [*groups, *(la.name for la in model.layers)])
     raise ValueError(
         f"The model {model.name!r} has no layer or group {name!r}.{hint} Its groups are "
         f"{', '.join(groups)}."

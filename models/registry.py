@@ -6,7 +6,6 @@ the code it names. ``get`` imports the module of a row on first use.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
+
+from .hints import did_you_mean
 
 if typing.TYPE_CHECKING:
     import keras
@@ -487,8 +488,7 @@ def create_model(name: str, **options: Any) -> keras.Model:
     accepts_more = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for option in options:
         if option not in known and not accepts_more:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(option, known, 0.5)
             raise ValueError(
                 f"The model {name!r} has no option {option!r}.{hint} It takes {', '.join(known)}."
             )
@@ -549,6 +549,5 @@ def _as_arguments(options: dict[str, Any]) -> str:
 
 
 def _unknown(kind: str, name: str, table: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(table)}."
+    hint = did_you_mean(str(name), table, 0.5) or f" Known are {', '.join(table)}."
     return f"There is no {name!r} among the {kind}.{hint}"

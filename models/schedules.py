@@ -11,7 +11,6 @@ update is spent at a rate of zero. After ``steps`` every schedule keeps its fina
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import keras
 from keras import ops
 
 from .callbacks import ReduceOnPlateau
+from .hints import did_you_mean
 
 # Names as general as "Linear" get a name space of their own in saved files.
 _register = keras.saving.register_keras_serializable("epochal.schedules")
@@ -369,8 +369,7 @@ def schedule_options(name: str) -> dict[str, Any]:
 def named(kind: str, name: str, table: dict[str, type]) -> type:
     """A row of a table. Raises ValueError naming the nearest and all known names."""
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, table, 0.5)
         raise ValueError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(table)}.")
     return table[name]
 
@@ -388,7 +387,6 @@ def check_options(what: str, given: dict[str, Any], allowed: dict[str, Any]) -> 
     """Raises ValueError for an unknown option, naming the nearest and all valid ones."""
     for name in given:
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, allowed, 0.5)
             listed = ", ".join(f"{k}={v!r}" for k, v in allowed.items()) or "none"
             raise ValueError(f"The {what} has no option {name!r}.{hint} Its options: {listed}.")

@@ -5,7 +5,6 @@ Pickled formats are refused: reading one can run any code.
 
 from __future__ import annotations
 
-import difflib
 import json
 import zipfile
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .hints import did_you_mean
 
 SUFFIXES = (".safetensors", ".npz", ".h5")
 _PICKLED = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
@@ -35,8 +36,7 @@ def read(path: Path) -> Arrays:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near and not path.is_dir() else ""
+        hint = "" if path.is_dir() else did_you_mean(path.name, beside)
         raise WeightsError(
             f"{path} {what}.{hint} Weights are read from local files, {', '.join(SUFFIXES)}."
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
 from ..models import registry
+from ..models.hints import did_you_mean
 from .recipe import Choice, Recipe, RecipeError
 
 # Arguments that the pipeline supplies: a recipe does not set them.
@@ -58,8 +58,7 @@ def check(kind: str, choice: Choice) -> None:
     known = options(kind, choice.name)
     for option in choice.options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(option, known, 0.5)
             takes = ", ".join(known) or "no options"
             raise RecipeError(
                 f"{choice.name!r} ({kind}) has no option {option!r}.{hint} It takes: {takes}."

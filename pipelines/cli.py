@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 an error that says what to do, 2 wrong usage, 130 interrup
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
@@ -23,6 +22,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 from rich.table import Table
 
+from ..models.hints import did_you_mean
 from . import listing, lookup_verbs, run_verbs, study_verbs
 from .arguments import Positional, UsageError, unknown_option
 from .recipe import RecipeError, keys
@@ -127,8 +127,7 @@ def _main(arguments: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> None:
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(verb, VERBS)
         raise UsageError(f"there is no such verb.{hint} There are: {', '.join(VERBS)}")
     function = VERBS[verb]
     own, changes = _split_keys(function, arguments)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.hints import did_you_mean
 from .recipe import Recipe
 
 MODEL = "model.keras"
@@ -213,8 +213,7 @@ def _no_run(path: Path) -> str:
             f"is a file, not the directory of a run{'; its folder is one' * _holds(path.parent)}."
         )
     runs = [str(p) for p in path.parent.glob("*") if _holds(p)]
-    near = difflib.get_close_matches(str(path), runs, n=1, cutoff=0.5)
-    return "does not exist." + (f" Did you mean {near[0]!r}?" if near else "")
+    return "does not exist." + did_you_mean(str(path), runs, 0.5)
 
 
 def _holds(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import json
 import os
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..models.hints import did_you_mean
 from . import recipes
 from .recipe import Choice, Recipe, RecipeError, keys
 
@@ -151,8 +151,7 @@ def show_model(
     choice = Choice.model_validate(parse_choice(name))
     if choice.name not in registry.MODELS:
         known = [*recipes.list_recipes(), *registry.MODELS]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known, 0.4)
         raise RecipeError(f"There is no recipe, model or run directory {name!r}.{hint}")
     from ..models.summary import table
 

@@ -10,7 +10,6 @@ range.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import statistics
@@ -23,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...models.hints import did_you_mean
 from ..recipe import RecipeError
 
 
@@ -181,8 +181,7 @@ def run_benchmarks(
     """Runs benchmarks (all of them where none is named) and prints a table of each."""
     for name in names:
         if name not in BENCHMARKS:
-            near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.3)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, BENCHMARKS, 0.3)
             raise RecipeError(f"There is no benchmark {name!r}.{hint} There are: {list(TABLE)}.")
     results, failed = [], []
     for name in names or tuple(BENCHMARKS):

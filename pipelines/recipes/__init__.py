@@ -3,13 +3,13 @@ hardware, minutes, the metric that was measured with its spread, and the command
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from ...models.hints import did_you_mean
 from ..recipe import Recipe, RecipeError
 
 # one or two files a milestone
@@ -86,7 +86,6 @@ def get_recipe(name: str) -> Recipe:
                 f"{name} is a run, not a recipe. `epochal train {file} --run-dir {name}` goes on "
                 "with it; without --run-dir its recipe is trained anew."
             )
-        near = difflib.get_close_matches(name, functions, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, functions, 0.4)
         raise RecipeError(f"There is no recipe {name!r}.{hint} `epochal list recipes` names all.")
     return functions[name]()

@@ -32,13 +32,14 @@ An op is a function of a whole batch and its literal arguments::
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from ....models.hints import did_you_mean
 
 # name -> (kinds of data it acts on, one line)
 _IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
@@ -195,8 +196,7 @@ def find(name: str, kind: str) -> Op:
             kinds = " and ".join(TABLE[name][0])
             reason = f"The op {name!r} acts on {kinds}, but the source gives {kind}."
         else:
-            near = difflib.get_close_matches(name, fitting, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, fitting, 0.5)
             reason = f"There is no op {name!r}.{hint}"
         raise OpsError(f"{reason} Ops for {kind}: {', '.join(fitting)}.")
     return _REGISTRY[kind, name]
@@ -235,8 +235,7 @@ def check(step: Step, entry: Op) -> Step:
         bound = inspect.Signature(parameters).bind(*step.args, **step.kwargs)
     except TypeError as error:
         wrong = [k for k in step.kwargs if k not in {p.name for p in parameters}]
-        near = difflib.get_close_matches(wrong[0], [p.name for p in parameters], 1) if wrong else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(wrong[0], [p.name for p in parameters]) if wrong else ""
         raise OpsError(f"Op {step.name!r}: {error}.{hint} Use {usage}.") from None
     hints = typing.get_type_hints(entry.apply, include_extras=True)
     for parameter in parameters:
@@ -289,8 +288,7 @@ def parse(chain: str) -> tuple[Step, ...]:
             ) from None
         name = call.func.id
         if name not in TABLE:
-            near = difflib.get_close_matches(name, TABLE, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, TABLE, 0.5)
             raise OpsError(f"There is no op {name!r}.{hint} `epochal list ops` names them all.")
         steps.append(Step(name, args, kwargs))
     return tuple(steps)
