@@ -13,10 +13,10 @@ from ..recipe import Data
 from . import mixing
 from . import ops as chains
 from .ops import OpsError
+from .partition import partition
 from .preprocess import numpy_columns, open_preprocess
 from .readers import Reader, make_reader
-from .source import Records, Rows, Source, SourceError, open_source, require_finite
-from .splits import carve, deal, in_time
+from .source import Records, Source, SourceError, open_source, require_finite
 from .stream import deterministic, parallel
 
 _KIND_OF_SCHEME = {
@@ -28,8 +28,6 @@ _KIND_OF_SCHEME = {
     "pairs": "pairs",
     "series": "series",
 }
-
-
 _NOT_PIXELS = frozenset({"scale", "standardize", "flatten"})
 
 
@@ -63,11 +61,12 @@ class Dataset:
             _check_generation(data, source)
         self.target_name = source.target_name
         self._by_time = source.in_time if data.split is None else data.split == "time"
-        self._indices = _split(data, source, self._by_time)  # split -> (split of the source, rows)
+        # split -> (split of the source, rows)
+        self._indices = partition(data, source, self._by_time)
         for name, (_, rows) in self._indices.items():
             if not len(rows):
                 raise SourceError(f"The {name} split of {data.source} has no examples.")
-        self.preprocess = open_preprocess(source.kind, data.ops, _inputs(source))
+        self.preprocess = open_preprocess(source.kind, data.ops, source.raw_inputs())
         self._readers: dict[str, Reader] = {
             name: make_reader(rows, self.preprocess, data) for name, rows in source.splits.items()
         }
@@ -88,7 +87,8 @@ class Dataset:
             self.preprocess.inputs["longest"] = longest
         self.input_shape = tuple(self.preprocess.tensor_spec().shape[1:])
         self.mixes = data.mixup is not None or data.cutmix is not None
-        self._check_mixing()
+        if self.mixes:
+            mixing.check(data, self.task, self.kind, self.input_shape)
         tokenizer = getattr(self.preprocess, "tokenizer", None)
         self.vocabulary_size = None if tokenizer is None else tokenizer.vocabulary_size
         self.fill_id = 0 if tokenizer is None else tokenizer.fill_id
@@ -213,24 +213,6 @@ class Dataset:
                         "be learnt from examples: add some, or take the class out everywhere."
                     )
 
-    def _check_mixing(self) -> None:
-        if self.mixes and self.task not in ("classification", "regression"):
-            raise SourceError(
-                f"data.mixup and data.cutmix mix targets too, but {self._data.source} has no "
-                "labels. Leave them out."
-            )
-        if self.mixes and self.kind == "text":
-            raise SourceError(
-                "data.mixup and data.cutmix mix numbers, and text becomes ids: half of one word "
-                "and half of another is no word. Leave them out."
-            )
-        if self._data.cutmix is not None and len(self.input_shape) != 3:
-            raise SourceError(
-                "data.cutmix pastes a rectangle of one image into another, but the model's input "
-                f"is {list(self.input_shape)}, not [height, width, channels]. Use data.mixup"
-                + (", or take flatten out of data.ops." if self.kind == "image" else ".")
-            )
-
     def _check_numbers(self) -> None:
         """Tables: every value must be a finite number once the ops have run."""
         if self.kind not in ("features", "columns"):
@@ -308,7 +290,7 @@ def _with_labels(data: Data, arrays: Any) -> Source:
 
 def _check_generation(data: Data, source: Source) -> None:
     """What is made has to be given back in the data's own values: pixels 0..255, or points."""
-    if source.kind not in ("image", "features") or len(_inputs(source)) == 0:
+    if source.kind not in ("image", "features") or len(source.raw_inputs()) == 0:
         raise SourceError(
             f"data.task generation is for images and points; {data.source} gives {source.kind}."
         )
@@ -319,7 +301,7 @@ def _check_generation(data: Data, source: Source) -> None:
             "the data's own: leave out "
             + (", ".join(sorted(changed)) + "." if changed else "the ops of points.")
         )
-    if source.kind == "image" and _inputs(source)["dtype"] != "uint8":
+    if source.kind == "image" and source.raw_inputs()["dtype"] != "uint8":
         raise SourceError("A generator makes images of pixels 0..255: give uint8 images.")
 
 
@@ -330,98 +312,3 @@ def _no_examples(data: Data) -> Iterator:
         "Give it its numbers, e.g. standardize(mean=(0.5,), std=(0.25,))."
     )
     yield  # what makes it a generator
-
-
-def _split(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str, np.ndarray]]:
-    """Split -> (split of the source it comes from, row numbers)."""
-    if not source.splits:
-        return {}
-    train = source.splits["train"]
-    labels = train.target if isinstance(train, Rows) and source.task == "classification" else None
-    if by_time:
-        labels = None
-    groups = train.groups if isinstance(train, Rows) else None
-    rest, test = np.arange(len(train)), None
-    if data.folds is not None:
-        number = (data.folds, data.fold)
-        rest, test = _fold(data, source, rest, number, labels, groups, by_time)
-    parted = data.validation_folds is not None
-    if parted and "validation" in source.splits:
-        raise SourceError(
-            f"data.validation_folds does not go with {data.source}, which has a validation split."
-        )
-
-    def carve_from(rows: np.ndarray, **settings) -> dict[str, np.ndarray]:
-        found = carve(
-            len(rows),
-            data.split_seed,
-            labels=None if labels is None else labels[rows],
-            classes=source.classes,
-            groups=None if groups is None else groups[rows],
-            by_time=by_time,
-            **settings,
-        )
-        return {name: rows[places] for name, places in found.items()}
-
-    fewer = {
-        "train_examples": data.train_examples,
-        "train_fraction": data.train_fraction,
-        "train_seed": data.train_seed,
-    }
-    no_validation = parted or "validation" in source.splits
-    carved = carve_from(
-        rest,
-        validation_fraction=0.0 if no_validation else data.validation_fraction,
-        test_fraction=0.0 if "test" in source.splits or data.folds else data.test_fraction,
-        **({} if parted else fewer),
-    )
-    if parted:
-        left, number = carved["train"], (data.validation_folds, data.validation_fold)
-        train_rows, validation = _fold(data, source, left, number, labels, groups, by_time)
-        carved |= carve_from(train_rows, **fewer)
-        carved["validation"] = validation
-    found = {name: ("train", rows) for name, rows in carved.items()}
-    own = {n: (n, np.arange(len(rows))) for n, rows in source.splits.items() if n != "train"}
-    if test is not None:
-        own["test"] = ("train", test)
-    both = found | own
-    return {name: both[name] for name in ("train", "validation", "test") if name in both}
-
-
-def _fold(data: Data, source: Source, rows, number: tuple[int, int], labels, groups, by_time: bool):
-    """Of these rows those that are left for training, and those of one fold of several."""
-    folds, fold = number
-    if by_time:
-        before, inside = in_time(len(rows), folds, fold)
-    else:
-        labels = None if labels is None else labels[rows]
-        groups = None if groups is None else groups[rows]
-        own = deal(len(rows), folds, data.split_seed, labels=labels, classes=source.classes,
-                   groups=groups)  # fmt: skip
-        before, inside = np.flatnonzero(own != fold), np.flatnonzero(own == fold)
-    return rows[before], rows[inside]
-
-
-def _inputs(source: Source) -> dict[str, Any]:
-    """What :class:`Preprocess` needs to know about raw examples."""
-    if not source.splits:
-        return dict(source.about["image"])
-    if source.kind in ("text", "pairs"):
-        return {"task": source.task}
-    train = source.splits["train"]
-    if isinstance(train, Records):
-        height, width, channels = train.shape
-        return {"height": height, "width": width, "channels": channels, "dtype": "uint8"}
-    if source.kind == "columns":
-        return {
-            name: "float32" if column.dtype.kind == "f" else "string"
-            for name, column in train.columns.items()
-        }
-    if source.kind == "features":
-        shape = train.columns["features"].shape[1:]
-        return {"features": shape[0] if len(shape) == 1 else list(shape)}
-    if "path" in train.columns:
-        return dict(source.about["image"])
-    _, height, width, channels = train.columns["image"].shape
-    dtype = train.columns["image"].dtype.name
-    return {"height": height, "width": width, "channels": channels, "dtype": dtype}

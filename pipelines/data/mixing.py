@@ -14,9 +14,30 @@ import tensorflow as tf
 
 from ..recipe import Data
 from .ops.erase import rectangles
+from .source import SourceError
 from .stream import MIXING, Draws, permute
 
 Mix = Callable[[tf.Tensor, tuple[tf.Tensor, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+
+
+def check(data: Data, task: str, kind: str, input_shape: tuple[int, ...]) -> None:
+    """Raises SourceError where ``data.mixup`` or ``data.cutmix`` do not go with the examples."""
+    if task not in ("classification", "regression"):
+        raise SourceError(
+            f"data.mixup and data.cutmix mix targets too, but {data.source} has no "
+            "labels. Leave them out."
+        )
+    if kind == "text":
+        raise SourceError(
+            "data.mixup and data.cutmix mix numbers, and text becomes ids: half of one word "
+            "and half of another is no word. Leave them out."
+        )
+    if data.cutmix is not None and len(input_shape) != 3:
+        raise SourceError(
+            "data.cutmix pastes a rectangle of one image into another, but the model's input "
+            f"is {list(input_shape)}, not [height, width, channels]. Use data.mixup"
+            + (", or take flatten out of data.ops." if kind == "image" else ".")
+        )
 
 
 def mixer(data: Data, num_classes: int, seed: int) -> Mix:

@@ -6,7 +6,6 @@ Loads no TensorFlow itself.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
+
+from ...models.hints import did_you_mean
 
 Kind = Literal["image", "features", "columns", "text", "pairs", "series"]
 Task = Literal[
@@ -124,6 +125,30 @@ class Source:
     about: dict[str, Any] = field(default_factory=dict)
     in_time: bool = False
 
+    def raw_inputs(self) -> dict[str, Any]:
+        """What :class:`.preprocess.Preprocess` needs to know about raw examples."""
+        if not self.splits:
+            return dict(self.about["image"])
+        if self.kind in ("text", "pairs"):
+            return {"task": self.task}
+        train = self.splits["train"]
+        if isinstance(train, Records):
+            height, width, channels = train.shape
+            return {"height": height, "width": width, "channels": channels, "dtype": "uint8"}
+        if self.kind == "columns":
+            return {
+                name: "float32" if column.dtype.kind == "f" else "string"
+                for name, column in train.columns.items()
+            }
+        if self.kind == "features":
+            shape = train.columns["features"].shape[1:]
+            return {"features": shape[0] if len(shape) == 1 else list(shape)}
+        if "path" in train.columns:
+            return dict(self.about["image"])
+        _, height, width, channels = train.columns["image"].shape
+        dtype = train.columns["image"].dtype.name
+        return {"height": height, "width": width, "channels": channels, "dtype": dtype}
+
 
 def open_source(data, arrays: Any = None) -> Source:
     """Opens the source of a recipe's data.
@@ -169,8 +194,8 @@ def _call(module: str, function: str, *arguments) -> Source:
 
 def nearest(name: str, known) -> str:
     """'Did you mean …? ' for messages, or ''."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, list(known), 0.5)
+    return f"{hint.lstrip()} " if hint else ""
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray | None]) -> str:
