@@ -8,7 +8,6 @@ a run that was never killed.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,20 @@ import keras
 import numpy as np
 
 from ..models import callbacks as model_callbacks
-from ..models import finetune, optimizers
 from . import choices, conformal, environment, run
 from .checkpoint import Recorder, TensorBoard
 from .claim import begun, claimed
 from .data import load
+from .plan import (
+    UNVALIDATED,
+    Plan,
+    build_optimizer,
+    early_stopping,
+    schedule_callbacks,
+    stop_reason,
+)
 from .recipe import Recipe, RecipeError
+from .run_card import run_card
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +137,7 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
 
     early = early_stopping(recipe, plan, dataset, loss)
     divergence = model_callbacks.StopOnDivergence()
-    stateful = [early, divergence, *_schedule_callbacks(recipe, dataset, loss)]
+    stateful = [early, divergence, *schedule_callbacks(recipe, dataset, loss)]
     if dataset.task == "control":
         stateful.append(dataset.attach(model, directory, plan.steps_per_epoch, plan.epochs))
     stateful = [callback for callback in stateful if callback is not None]
@@ -142,13 +149,11 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
         return _finish(recipe, directory, dataset, model, loss, plan, early, divergence, recorder)
     last = [plan.last_step_callback()] if plan.partial else []
     swap = [model_callbacks.SwapEMA()] if recipe.algorithm.ema else []
-    validation = dataset.split("validation") if "validation" in dataset.sizes else None
-    if dataset.task == "representation":  # it is judged by probes, in the end
-        validation = None
-    if dataset.task == "generation":  # no loss of a game says which epoch is the best
+    validated = "validation" in dataset.sizes and dataset.task not in UNVALIDATED
+    validation = dataset.split("validation") if validated else None
+    if dataset.task == "generation":
         from . import generated_samples, sample_pictures
 
-        validation = None
         real, _ = generated_samples.examples(dataset, "train", 2_000)
         extra = [sample_pictures.EpochSamples(directory / "plots" / "epochs", real), *extra]
 
@@ -184,7 +189,7 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
     summary: dict[str, Any] = {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "stop_reason": _stop_reason(early, divergence, plan, len(rows)),
+        "stop_reason": stop_reason(early, divergence, plan, len(rows)),
         "epochs": len(rows),
         "best_epoch": best_row.get("epoch"),
         "parameters": sum(int(np.prod(v.shape)) for v in model.trainable_variables),
@@ -221,142 +226,10 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
     if "test" in dataset.sizes:
         report(model, loss, dataset, result, predictions, directory / "plots")
     drawn = {n: what for n, what in PICTURES.items() if (directory / "plots" / n).is_file()}
-    card = _card(recipe, dataset, summary, drawn, samples)
+    card = run_card(recipe, dataset, summary, drawn, samples)
     run.write_atomic(directory / "README.md", card)
     run.write_json(directory / "metrics.json", summary)
     return run.Run(directory)
-
-
-class Plan:
-    """How many steps, in epochs of which length.
-
-    ``algorithm.steps`` that is no multiple of the epoch's length makes the last epoch shorter.
-    """
-
-    def __init__(self, recipe: Recipe, steps_in_a_pass: int):
-        algorithm = recipe.algorithm
-        group = algorithm.steps_per_execution
-        if algorithm.steps_per_epoch:
-            self.steps_per_epoch = algorithm.steps_per_epoch
-        else:  # rounded up, so that an epoch is whole calls into TensorFlow
-            self.steps_per_epoch = -(-steps_in_a_pass // group) * group
-        self.steps = algorithm.steps or algorithm.epochs * self.steps_per_epoch
-        self.steps_per_epoch = min(self.steps_per_epoch, self.steps)
-        self.epochs = -(-self.steps // self.steps_per_epoch) if self.steps else 0
-        self.partial = self.epochs * self.steps_per_epoch != self.steps
-        for name, value in (("steps_per_epoch", self.steps_per_epoch), ("steps", self.steps)):
-            if value % group:
-                raise RecipeError(
-                    f"algorithm.{name} ({value}) must be a multiple of "
-                    f"algorithm.steps_per_execution ({group})."
-                )
-
-    def last_step_callback(self) -> keras.callbacks.Callback:
-        """Ends the last, shorter epoch at the last step."""
-        plan = self
-
-        class LastStep(keras.callbacks.Callback):
-            def on_epoch_begin(self, epoch, logs=None):
-                self.remaining = plan.steps - epoch * plan.steps_per_epoch
-
-            def on_train_batch_end(self, batch, logs=None):
-                if batch + 1 >= self.remaining:
-                    self.model.stop_training = True
-
-        return LastStep()
-
-
-def build_optimizer(recipe: Recipe, steps: int, model=None):
-    """The optimizer of a recipe whose training takes ``steps``, for a model where its layers have
-    rates of their own. Raises RecipeError."""
-    algorithm = recipe.algorithm
-    try:
-        rates = None
-        if algorithm.layer_decay is not None:
-            rates = finetune.layer_rates(model, algorithm.layer_decay)
-        return optimizers.build(
-            algorithm.optimizer.name,
-            algorithm.optimizer.options,
-            schedule=(algorithm.schedule.name, algorithm.schedule.options),
-            steps=steps,
-            weight_decay=algorithm.weight_decay,
-            weight_decay_exclude=algorithm.weight_decay_exclude,
-            clip_norm=algorithm.clip_norm,
-            ema=algorithm.ema,
-            layer_rates=rates,
-        )
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            f"`algorithm` with {algorithm.optimizer} and schedule {algorithm.schedule}: {error}"
-        ) from None
-
-
-def _schedule_callbacks(recipe: Recipe, dataset, loss) -> list:
-    schedule = recipe.algorithm.schedule
-    callback = optimizers.needs_callback(schedule.name, schedule.options)
-    if callback is None:
-        return []
-    _check_recorded("algorithm.schedule.monitor", callback.monitor, dataset, loss)
-    return [callback]
-
-
-def recorded_by(dataset, loss) -> list[str]:
-    """What is recorded of a split each epoch: the loss and the metrics."""
-    metrics = choices.build_metrics(dataset, loss)
-    if not isinstance(metrics, dict):
-        return ["loss", *(metric.name for metric in metrics)]
-    named = [f"{output}_{one.name}" for output, several in metrics.items() for one in several]
-    return ["loss", *(f"{output}_loss" for output in metrics), *named]
-
-
-def _check_recorded(key: str, monitor: str, dataset, loss) -> None:
-    recorded = recorded_by(dataset, loss)
-    own = {
-        "control": ["return"],
-        "generation": ["loss", "generator_loss", "d_real", "d_fake"],
-        "representation": ["loss", "contrast_accuracy", "contrast_entropy", "spread"],
-    }
-    recorded = own.get(dataset.task, recorded)
-    validated = dataset.task not in ("generation", "representation")
-    if validated and "validation" in dataset.sizes:
-        recorded = [f"val_{name}" for name in recorded] + recorded
-    if monitor not in recorded:
-        near = difflib.get_close_matches(monitor, recorded, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(
-            f"`{key}`: {monitor!r} is not recorded.{hint} This run records {', '.join(recorded)}."
-        )
-
-
-def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
-    """Stops if the recipe says so; finds and keeps the best epoch in any case where one is."""
-    settings = recipe.algorithm.early_stopping
-    if settings is None:
-        # Of a game or a representation the last epoch's weights are kept, as in their papers.
-        unvalidated = dataset.task in ("generation", "representation")
-        if plan.epochs <= 1 or "validation" not in dataset.sizes or unvalidated:
-            return None
-        monitor = "val_return" if dataset.task == "control" else "val_loss"
-        return model_callbacks.EarlyStopping(monitor, patience=plan.epochs)
-    _check_recorded("algorithm.early_stopping.monitor", settings.monitor, dataset, loss)
-    return model_callbacks.EarlyStopping(
-        settings.monitor,
-        settings.patience,
-        settings.min_delta,
-        start_from_epoch=int(settings.start * plan.epochs),
-    )
-
-
-def _stop_reason(early, divergence, plan: Plan, epochs: int) -> str:
-    if divergence.reason:
-        return f"diverged: {divergence.reason}"
-    if early is not None and early.reason:
-        return f"early stopping: {early.reason}"
-    if plan.steps == 0:
-        return "no training asked for: the weights are those at the start"
-    if epochs < plan.epochs:
-        return f"stopped by a callback after {epochs} of {plan.epochs} epochs"
-    return f"all {plan.steps} steps done" if plan.partial else f"all {epochs} epochs done"
 
 
 def _make_variables(model, dataset, seed: int) -> None:
@@ -383,62 +256,3 @@ def _precision(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _card(
-    recipe: Recipe,
-    dataset,
-    summary: dict[str, Any],
-    drawn: dict[str, str],
-    samples: list[dict[str, str]],
-) -> str:
-    """The model card: what was trained on what, how well it does, its pictures, its commands."""
-    lines = [f"# {recipe.name}", ""]
-    lines += [
-        f"- data: `{recipe.data.source}` ("
-        + (", ".join(f"{n:,} {split}" for split, n in dataset.sizes.items()) or "no examples")
-        + f"), ops `{recipe.data.ops or 'none'}`"
-        + "".join(
-            f", {name} {value:g} a {recipe.data.mix_per}"
-            for name in ("mixup", "cutmix")
-            if (value := getattr(recipe.data, name)) is not None
-        ),
-        f"- model: `{recipe.model}`, {summary['parameters']:,} trainable parameters",
-        *(
-            [f"- weights at the start: `{weights['file']}`, SHA-256 `{weights['sha256']}`"]
-            if (weights := summary.get("weights"))
-            else []
-        ),
-        f"- loss: `{recipe.loss}`",
-        f"- algorithm: `{recipe.algorithm.optimizer}`, schedule `{recipe.algorithm.schedule}`, "
-        f"batch size {recipe.data.batch_size}"
-        if summary["epochs"]
-        else "- algorithm: none",
-        f"- seed: {recipe.seed}",
-        f"- stopped: {summary['stop_reason']}"
-        + (f"; best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""),
-        "",
-    ]
-    measured = summary.get("test", summary.get("validation", {}))
-    if measured:
-        lines += ["| metric | validation | test (95% interval) |", "|---|---|---|"]
-    for name in measured:
-        cells = [
-            "" if (m := summary.get(split, {}).get(name)) is None else _cell(m)
-            for split in ("validation", "test")
-        ]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    for sample in samples:
-        lines += ["", *(f"> {key}: {' '.join(text.split())}  " for key, text in sample.items())]
-    lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items()), ""]
-    if measured:
-        lines += ["The test split was used once, after training.", ""]
-    lines += [
-        "Commands: `epochal evaluate DIR`, `epochal predict DIR INPUT...`, `epochal export DIR`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.4g} [{metric['low']:.4g}, {metric['high']:.4g}]"

@@ -11,7 +11,6 @@ The test split is not read. What counts is the objective at the epoch whose weig
 from __future__ import annotations
 
 import contextlib
-import difflib
 import gc
 import logging
 import math
@@ -28,14 +27,16 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError
 
+from ..models.hints import did_you_mean
 from . import choices, hyperband, studies, tune_report, workers
 from .claim import Busy
 from .data import load
 from .oracle import TUNERS, Oracle
+from .plan import recorded_by
 from .recipe import Recipe, RecipeError, override
 from .run import Run, RunError, write_atomic
 from .space import Space
-from .train import recorded_by, train
+from .train import train
 
 log = logging.getLogger(__name__)
 # Keys that change which examples are asked, or what for: scores would not compare, and the test
@@ -187,8 +188,7 @@ def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner
         name = f"val_{usual[0] if usual else 'loss'}"
     known = [f"val_{metric}" for metric in recorded]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known, 0.3)
         raise RecipeError(
             f"--objective {name!r} is no validation quantity that {recipe.name} records.{hint} "
             f"There are {', '.join(known)}."

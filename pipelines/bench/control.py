@@ -67,7 +67,7 @@ def _ours(name, hidden, threads, steps, epochs, *, batch, every, between, copy, 
     from .. import choices
     from .. import recipe as r
     from ..data import load
-    from ..train import build_optimizer
+    from ..plan import build_optimizer
 
     with contextlib.suppress(RuntimeError):  # TensorFlow is already running: in tests
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -12,7 +12,8 @@ import pytest
 from epochal.pipelines import recipe as r
 from epochal.pipelines import run as run_module
 from epochal.pipelines.checkpoint import load_checkpoint
-from epochal.pipelines.train import Diverged, Plan, train
+from epochal.pipelines.plan import Plan
+from epochal.pipelines.train import Diverged, train
 
 
 def blobs(n=240, classes=3, seed=0):
