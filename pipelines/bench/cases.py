@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from .control import dqn, dqn_atari
+from .decoding import generate
 from .games import dcgan, simclr
 from .input import input_images
-from .language import bert, generate, gpt
+from .language import bert, gpt
 from .nets import clock, need, resnet20, resnet50
 from .sequences import decode, lstm, transformer
 
@@ -84,11 +85,12 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
     runs from its first to its last training step. The trainer's checkpoint after an epoch is not a
     part of a step.
     """
+    from ...models.callbacks import StopOnDivergence
     from .. import choices
     from .. import recipe as r
     from ..checkpoint import Recorder, TensorBoard
     from ..data import load
-    from ..train import Plan, build_optimizer, early_stopping, model_callbacks
+    from ..plan import Plan, build_optimizer, early_stopping
 
     rng = np.random.default_rng(0)
     if net == "mlp":
@@ -122,7 +124,7 @@ def train_loop(side: str, *, quick: bool, net: str = "mlp") -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"ours": [], "bare fit": []}
     with tempfile.TemporaryDirectory() as directory:
         early = early_stopping(recipe, plan, dataset, loss)
-        stateful = [early, model_callbacks.StopOnDivergence()]
+        stateful = [early, StopOnDivergence()]
         recorder = Recorder(Path(directory), stateful, early)
         ours = [*stateful, TensorBoard(Path(directory)), recorder]
         for epoch in range(2 * pairs + 2):

@@ -143,10 +143,10 @@ def test_the_language_cases_run(case, options):
 
 def test_the_limit_of_decoding_counts_the_bytes_of_a_step(monkeypatch):
     """GPT-2 small reads 123.65M weights a token, all but the positions: 494.6 MB in float32."""
-    from epochal.pipelines.bench import language
+    from epochal.pipelines.bench import decoding
 
-    monkeypatch.setattr(language, "_bytes_per_second", lambda gigabytes: 20e9)
-    limit = language.generate("reading the weights", quick=True)["rate"]
+    monkeypatch.setattr(decoding, "_bytes_per_second", lambda gigabytes: 20e9)
+    limit = decoding.generate("reading the weights", quick=True)["rate"]
     assert limit == pytest.approx(20e9 / (4 * (124_439_808 - 1024 * 768)))
-    half = language.generate("reading the weights", quick=True, batch=8, precision="bfloat16")
+    half = decoding.generate("reading the weights", quick=True, batch=8, precision="bfloat16")
     assert half["rate"] == pytest.approx(16 * limit)
