@@ -39,10 +39,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe with some keys changed. ``changes`` is empty for the recipe as it is."""
+    """A recipe with some keys changed: to what, and what each change is called."""
 
     name: str
-    changes: dict[str, Any]
+    changes: dict[str, str]
+    words: dict[str, str]
     recipe: Recipe
 
 
@@ -101,7 +102,7 @@ def ablate(
         for variant in found:
             folder = place / studies.file_name(variant.name)
             rows.append(_train_variant(variant, folder, seeds, tune_each, callbacks, data))
-        return _report(place, recipe, rows, seeds, metric)
+        return _report(place, recipe, rows, labels(found), seeds, metric)
 
 
 def variants(
@@ -128,11 +129,12 @@ def variants(
         changes = {key: values[i] for (key, values), i in zip(axes, places, strict=True)}
         changed = override(recipe, changes)
         check_recipe(changed)
-        name = ", ".join(_label(changed, key, value, tuned) for key, value in changes.items())
+        words = {key: _label(changed, key, value, tuned) for key, value in changes.items()}
+        name = ", ".join(words.values())
         if name in names:
             raise RecipeError(f"The variant {name} occurs twice; every value is given once.")
         names.add(name)
-        made.append(Variant(name, changes, changed))
+        made.append(Variant(name, changes, words, changed))
     return made
 
 
@@ -160,6 +162,20 @@ def _label(recipe: Recipe, key: str, value: str, tuned: str) -> str:
     return value if re.match(r"[A-Za-z]", value) and value not in ("none", "true", "false") else (
         f"{short} {value}"
     )  # fmt: skip
+
+
+def labels(found: Sequence[Variant]) -> dict[str, str]:
+    """What figures call each variant, by its name: the base by all keys that vary, another one by
+    what it changes of the base. Where two would be called the same, all are named as the base is.
+    """
+    base = found[0]
+    varied = [k for k, value in base.changes.items() if any(v.changes[k] != value for v in found)]
+    whole = {v.name: ", ".join(v.words[key] for key in varied) for v in found}
+    short = {base.name: whole[base.name]} | {
+        v.name: ", ".join(v.words[key] for key in varied if v.changes[key] != base.changes[key])
+        for v in found[1:]
+    }
+    return short if len(set(short.values())) == len(short) else whole
 
 
 def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data) -> dict[str, Any]:
@@ -207,7 +223,9 @@ def _tune(recipe: Recipe, folder: Path, tune_each: str, callbacks, data) -> dict
     return {key: max(scores, key=scores.get)}
 
 
-def _report(place: Path, recipe: Recipe, rows: list[dict], seeds: int, metric) -> dict[str, Any]:
+def _report(
+    place: Path, recipe: Recipe, rows: list[dict], labels: dict[str, str], seeds: int, metric
+) -> dict[str, Any]:
     done = [row for row in rows if "error" not in row]
     if not done:
         raise RunError(
@@ -261,8 +279,8 @@ def _report(place: Path, recipe: Recipe, rows: list[dict], seeds: int, metric) -
     write_json(place / "ablation.json", result)
     write_atomic(place / "ablation.csv", _csv(rows))
     write_atomic(place / "README.md", _card(result))
-    studies.draw_differences(result, place / "ablation.png")
-    curves = {row["name"]: histories[row["name"]] for row in rows if "scores" in row}
+    studies.draw_differences(result, labels, place / "ablation.png")
+    curves = {labels[row["name"]]: histories[row["name"]] for row in rows if "scores" in row}
     studies.draw_curves(curves, name, place / "curves.png")
     return result
 

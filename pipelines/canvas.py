@@ -7,6 +7,8 @@ needed. A file appears whole or not at all.
 from __future__ import annotations
 
 import io
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,21 @@ STYLE = {
 def shorten(text: Any, length: int) -> str:
     """One line of at most so many characters."""
     text = " ".join(str(text).split())
-    text = text if len(text) <= length else text[: length - 1] + "…"
+    return _plain(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def wrap(text: Any, length: int) -> str:
+    """Lines of at most so many characters, which end after a comma or a bar where they can, else
+    after a blank; a longer word is divided."""
+    lines = [""]
+    for part in re.findall(r"[^,|]*[,|]+ ?|[^,|]+", " ".join(str(text).split())):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > length:
+            lines.append("")
+        lines[-1] += part
+    return _plain("\n".join(textwrap.fill(line, length) for line in lines))
+
+
+def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # else matplotlib reads mathematics between two of them
 
 

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from .canvas import BLUE, GREY, STYLE, new_figure, save, shorten
+from .canvas import BLUE, GREY, STYLE, new_figure, save, wrap
 from .claim import locked
 from .run import RunError, plain, write_json
 
@@ -119,17 +119,20 @@ def _plan(directory: Path) -> dict[str, Any] | None:
         raise RunError(f"{file} is damaged ({error}).") from None
 
 
-def draw_differences(result: dict[str, Any], path: Path) -> None:
+def draw_differences(result: dict[str, Any], labels: dict[str, str], path: Path) -> None:
     """Each variant's scores, seed by seed, and the mean difference from the base with its interval.
 
     Args:
         result: as :func:`.ablate.ablate` returns it.
+        labels: what each variant, by its name, is called here.
         path: the PNG to write.
     """
     rows = [row for row in result["variants"] if "scores" in row]
     unit, scale = unit_of(result["metric"])
     name = result["metric"].replace("_", " ")
-    figure = new_figure(9.2, 1.5 + 0.42 * len(rows))
+    called = [wrap(labels[row["name"]], 40) for row in rows]
+    lines = max(text.count("\n") + 1 for text in called)
+    figure = new_figure(9.2, 1.65 + max(0.42, 0.1 + 0.18 * lines) * len(rows))
     with mpl.rc_context(STYLE):
         left, right = figure.subplots(1, 2, sharey=True)
         for place, row in enumerate(rows):
@@ -145,11 +148,11 @@ def draw_differences(result: dict[str, Any], path: Path) -> None:
                 right.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o",
                                color=BLUE, capsize=3)  # fmt: skip
         right.axvline(0, color=GREY, linewidth=1)
-        left.set_yticks(range(len(rows)), [shorten(row["name"], 40) for row in rows])
+        left.set_yticks(range(len(rows)), called)
         left.set_ylim(len(rows) - 0.5, -0.5)
         percent = " in percent" if unit == "points" else ""
-        left.set(xlabel=f"{name}{percent}, each seed and the mean")
-        right.set(xlabel=f"difference from the first{f', {unit}' if unit else ''}, 95% interval")
+        left.set(xlabel=f"{name}{percent},\neach seed and the mean")
+        right.set(xlabel=f"difference from the first{f', {unit}' if unit else ''},\n95% interval")
         save(figure, path)
 
 
@@ -160,7 +163,7 @@ def draw_curves(
     to its best.
 
     Args:
-        histories: the name of each variant -> the history of each seed, one dict an epoch.
+        histories: what each variant is called -> the history of each seed, one dict an epoch.
         metric: shown as validation recorded it; where that did not, as training did, or the loss.
         path: the PNG to write. Without any epoch nothing is written.
     """
@@ -176,7 +179,7 @@ def draw_curves(
             epochs, lowest, mean, highest = over_seeds(seeds, key)
             colour = mpl.colormaps["tab10"](place % 10)
             axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(epochs, mean, color=colour, label=shorten(name, 40))
+            axes.plot(epochs, mean, color=colour, label=wrap(name, 40))
         count = max(len(seeds) for seeds in histories.values())
         what = "validation" if key.startswith("val_") else "training"
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from epochal.pipelines import ablate as verb
-from epochal.pipelines import crossval, ensemble, members, paired, studies, train, tune
+from epochal.pipelines import canvas, crossval, ensemble, members, paired, studies, train, tune
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.data.splits import deal, in_time
@@ -105,6 +105,33 @@ def test_a_variant_is_named_with_the_rate_that_it_is_trained_with():
     assert names("algorithm.optimizer=adam,sgd(momentum=0.9)", rates) == ["adam", "sgd"]
     with pytest.raises(RecipeError, match="both set algorithm.optimizer.learning_rate"):
         names(rates, rates)
+
+
+def test_figures_call_a_variant_by_what_varies():
+    def called(*vary, **options):
+        return list(module.labels(module.variants(iris(), vary, **options)).values())
+
+    rates = "algorithm.optimizer=sgd(learning_rate=0.1),adam"
+    fixed = "data.batch-size=8"
+    assert called(rates, fixed, "model.hidden=(4,),(8,)") == [
+        "sgd(learning_rate=0.1), hidden (4,)", "adam(learning_rate=0.001)", "hidden (8,)",
+    ]  # fmt: skip
+    assert called(rates, fixed, "model.hidden=(4,),(8,)", grid=True)[3] == (
+        "adam(learning_rate=0.001), hidden (8,)"
+    )
+    # "tanh" alone would be either: all are named whole, the fixed key still left out
+    assert called("model.activation=relu,tanh", fixed, "name=relu,tanh") == [
+        "relu, relu", "tanh, relu", "relu, tanh",
+    ]  # fmt: skip
+
+
+def test_long_labels_break_after_commas_and_bars():
+    ops = "random_crop(8, padding=1)|standardize|random_erasing(0.5), mixup none"
+    assert canvas.wrap(ops, 30).split("\n") == [
+        "random_crop(8, padding=1)|", "standardize|", "random_erasing(0.5),", "mixup none",
+    ]  # fmt: skip
+    assert canvas.wrap(" three  words ", 6) == "three\nwords"
+    assert canvas.wrap("x" * 12, 5) == "xxxxx\nxxxxx\nxx"
 
 
 @pytest.fixture(scope="module")
