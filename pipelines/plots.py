@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from .canvas import BLUE, GREY, ORANGE, PALE, STYLE, new_figure, save, shorten
 
 _ANNOTATED, _LABELLED = 16, 40  # classes up to which cells carry numbers, and axes names
+_CONFUSIONS = 20  # the most frequent ones, where there are too many classes for a table
 _CLOUD = 4_000  # points above which a scatter plot becomes a density
 
 
@@ -137,10 +138,10 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path | st
         save(figure, path)
 
 
-def _confusions(axes, counts: np.ndarray, classes: Sequence[str], most: int = 20) -> None:
+def _confusions(axes, counts: np.ndarray, classes: Sequence[str]) -> None:
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:_CONFUSIONS]
     pairs = [divmod(int(k), len(counts)) for k in order if wrong.flat[k] > 0]
     axes.barh(range(len(pairs)), [wrong[p] for p in pairs], color=BLUE, height=0.7)
     names = [f"{shorten(classes[i], 16)} → {shorten(classes[j], 16)}" for i, j in pairs]
@@ -197,8 +198,9 @@ def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's 95% interval (1927) of shares of n trials: (low, high), as long as ``share``."""
+    z = 1.96
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return np.minimum(centre - half, share), np.maximum(centre + half, share)
