@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from ..recipe import Data
 from . import catalog, delimited, table
+from .columns import catalogued, float32, summary, typed, which_rows
 from .source import Rows, Source, SourceError, nearest
 
 _STAMP = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}(:\d{2}){0,2})?"
@@ -97,13 +98,13 @@ def open_series(data: Data) -> Source:
     for name, text in texts.items():
         if name == clock:
             continue
-        values, form = table.typed(text)
+        values, form = typed(text)
         if form in ("text", "empty"):
             what = "has no value at all" if form == "empty" else "holds text"
             notes.append(f"Column {name!r} {what} and is left out.")
             continue
-        columns[name] = _complete(name, table.float32(name, values, notes), path.name)
-        summaries[name] = table.summary(text, values, form) | table.known(entry, name)
+        columns[name] = _complete(name, float32(name, values, notes), path.name)
+        summaries[name] = summary(text, values, form) | catalogued(entry, name)
     if not columns:
         raise SourceError(
             f"{path.name} has no column of numbers beside its time stamps ({clock!r}): there is "
@@ -200,7 +201,7 @@ def _times(name: str, text: pa.Array, file: str) -> np.ndarray:
         wrong = np.array([not _is_time(value) for value in text])
         first = text[int(wrong.argmax())].as_py()
         raise SourceError(
-            f"{file}: the time stamps in {name!r} cannot be read in {table.which_rows(wrong)}, "
+            f"{file}: the time stamps in {name!r} cannot be read in {which_rows(wrong)}, "
             f"such as {first!r}. Write them as 2014-01-31 or 2014-01-31T23:30, in one time zone "
             "and without its offset."
         ) from None
@@ -231,7 +232,7 @@ def _regular(times: np.ndarray, file: str) -> Step:
         row = int((gaps <= 0).argmax())
         what = "the same" if times[row] == times[row + 1] else "an earlier"
         raise SourceError(
-            f"{file}: in {table.which_rows(np.append(False, gaps <= 0))} the time stamp is not "
+            f"{file}: in {which_rows(np.append(False, gaps <= 0))} the time stamp is not "
             f"later than the one above: after {times[row]} comes {what} time, {times[row + 1]}. "
             "Sort the rows by time, and keep one row for each time."
         )
@@ -242,7 +243,7 @@ def _regular(times: np.ndarray, file: str) -> Step:
         other = np.append(False, gaps != usual)
         row = int(other.argmax())
         raise SourceError(
-            f"{file}: the step from row to row is {step}, but another in {table.which_rows(other)}:"
+            f"{file}: the step from row to row is {step}, but another in {which_rows(other)}:"
             f" after {times[row - 1]} comes {times[row]}. Give every step its row; what stands in "
             "a gap (the value before, an interpolation) is for you to decide."
         )
@@ -253,7 +254,7 @@ def _complete(name: str, values: np.ndarray, file: str) -> np.ndarray:
     missing = np.isnan(values)
     if missing.any():
         raise SourceError(
-            f"{file}: column {name!r} has no value in {table.which_rows(missing)}. Fill them in "
+            f"{file}: column {name!r} has no value in {which_rows(missing)}. Fill them in "
             "(with the value before, or an interpolation), or leave the column out."
         )
     return values

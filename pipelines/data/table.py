@@ -1,17 +1,10 @@
 """Tables: ``csv:PATH`` and ``csv:@NAME``, one column to predict and the others to predict it from.
 
-A file is read whole (UTF-8, with a header, plain or gzip) and its columns get one of two forms:
-
-- **number**: float32, NaN where missing. Every value reads as a decimal number, or is one of the
-  words for "missing" (empty, NA, N/A, NaN, null, None, #N/A, ?). Integer codes stay numbers; digits
-  with leading zeros ("00713") are codes, hence text. `true`/`false` become 1 and 0, which is also
-  how a served model takes them.
-- **text**: str, "" where missing; outer blanks do not count. Dates are text.
-
-float32 holds about 7 digits. Integers beyond 2^24 (ids, times in seconds) can fall together; where
-they do, a warning is logged. A column without any value is left out. A column whose every value is
-different (an id, free text, a row number) is kept, since the recipe's ops decide what is used, and
-a warning says how to drop it. Warnings are also kept in ``about["notes"]``.
+A file is read whole (UTF-8, with a header, plain or gzip); :mod:`.columns` says what its columns
+are. Where different values fall together in float32, a warning is logged. A column without any
+value is left out. A column whose every value is different (an id, free text, a row number) is kept,
+since the recipe's ops decide what is used, and a warning says how to drop it. Warnings are also
+kept in ``about["notes"]``.
 """
 
 from __future__ import annotations
@@ -24,18 +17,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..recipe import Data
 from . import catalog, delimited
+from .columns import (
+    MISSING,
+    catalogued,
+    float32,
+    not_numbers,
+    notes_on,
+    strings,
+    summary,
+    typed,
+    which_rows,
+)
 from .source import Rows, Source, SourceError, nearest
 
 MAX_INFERRED_CLASSES = 20
-_MISSING = ("", "na", "n/a", "nan", "null", "none", "#n/a", "?")
-# A number in lower-case text, infinities included.
-_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|^[-+]?(inf|infinity)$"
-_COMMONEST = 5  # text values that a summary shows, cut to so many characters:
-_SHOWN_CHARACTERS = 60
 _log = logging.getLogger(__name__)
 
 
@@ -93,8 +91,8 @@ def open_table(data: Data) -> Source:
             continue
         else:
             columns[name] = float32(name, values, notes) if form != "text" else values
-            notes += _column_notes(name, text, values, form)
-        summaries[name] = summary(text, values, form) | known(entry, name)
+            notes += notes_on(name, text, values, form)
+        summaries[name] = summary(text, values, form) | catalogued(entry, name)
     if not columns:
         raise SourceError(f"{path.name}: beside the target {target_name!r} no column has values.")
     for note in notes:
@@ -125,8 +123,8 @@ def _groups(name: str, target: str, texts: Mapping[str, pa.Array], file: str) ->
             f"{file}: data.group {name!r} is the target. Give another column of "
             f"{', '.join(texts)}, or none."
         )
-    values = _strings(texts[name])
-    wrong = np.array([value.lower() in _MISSING for value in values])
+    values = strings(texts[name])
+    wrong = np.array([value.lower() in MISSING for value in values])
     if wrong.any():
         raise SourceError(
             f"{file}: the group {name!r} is missing in {which_rows(wrong)}. Give each row a group, "
@@ -158,11 +156,11 @@ def read_rows(path: Path | str, forms: Mapping[str, str]) -> dict[str, np.ndarra
                 f"{', '.join(forms)}."
             )
         if form == "text":
-            found[name] = _strings(texts[name])
+            found[name] = strings(texts[name])
             continue
         values, found_form = typed(texts[name], codes=False)
         if found_form == "text":
-            first = _not_numbers(texts[name])[0]
+            first = not_numbers(texts[name])[0]
             raise SourceError(
                 f"{path.name}: column {name!r} takes numbers, found "
                 f"{texts[name][first].as_py()!r} in row {first + 1} below the header."
@@ -181,81 +179,6 @@ def _resolve(where: str) -> tuple[Path, catalog.Entry | None]:
             f"{', '.join(name for name, e in catalog.SETS.items() if e.kind == 'table')}."
         )
     return catalog.locate(where), entry
-
-
-def _strings(text: pa.Array) -> np.ndarray:
-    return np.array(text.to_pylist(), dtype=object)
-
-
-def typed(text: pa.Array, codes: bool = True) -> tuple[np.ndarray, str]:
-    """(float64 with NaN or str objects [n], form: number, boolean, text or empty).
-
-    ``codes``: whether digits with leading zeros make a column text.
-    """
-    lower = pc.utf8_lower(text)
-    missing = pc.is_in(lower, value_set=pa.array(_MISSING))
-    present = pc.filter(lower, pc.invert(missing))
-    if not len(present):
-        return np.full(len(text), np.nan), "empty"
-    blanked = pc.if_else(missing, pa.scalar(None, pa.string()), lower)
-    if pc.all(pc.is_in(present, value_set=pa.array(["true", "false"]))).as_py():
-        flags = pc.equal(blanked, "true").cast(pa.float64())
-        return flags.to_numpy(zero_copy_only=False), "boolean"
-    if not (codes and pc.any(pc.match_substring_regex(present, r"^0\d+$")).as_py()):
-        try:
-            numbers = blanked.cast(pa.float64())
-            return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), "number"
-        except pa.ArrowInvalid:
-            pass
-    return _strings(text), "text"
-
-
-def float32(name: str, values: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Refuses infinities; notes where rounding to float32 makes different values equal."""
-    with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-    infinite = np.isinf(narrow)
-    if infinite.any():
-        raise SourceError(
-            f"Column {name!r} is infinite or beyond float32 (3.4e38) in {which_rows(infinite)}. "
-            "Leave the value empty if it is missing, or repair it."
-        )
-    present = values[~np.isnan(values)]
-    if present.size and np.abs(present).max() >= 2**24:
-        before, after = np.unique(present).size, np.unique(present.astype(np.float32)).size
-        if after < before:
-            notes.append(
-                f"Column {name!r}: its {before} different values become {after} in float32, which "
-                "holds about 7 digits. Subtract an offset, or drop the column if it is an id."
-            )
-    return narrow
-
-
-def _not_numbers(text: pa.Array) -> np.ndarray:
-    """Positions of the values that are neither numbers nor words for missing."""
-    lower = pc.utf8_lower(text)
-    known = pc.or_(
-        pc.match_substring_regex(lower, _NUMBER), pc.is_in(lower, value_set=pa.array(_MISSING))
-    )
-    return np.flatnonzero(~known.to_numpy(zero_copy_only=False))
-
-
-def _column_notes(name: str, text: pa.Array, values: np.ndarray, form: str) -> list[str]:
-    """Notes on a column that only tells the rows apart, or is text for the sake of a few values."""
-    notes = []
-    advice = f"If it tells nothing about new rows, put drop({name!r}) first among the ops."
-    if form == "text":
-        if len(values) > 1 and len(set(values)) == len(values):
-            notes.append(f"Column {name!r} is text that differs in every row (an id?). {advice}")
-        others = _not_numbers(text)
-        if 0 < len(others) <= 0.1 * len(values):
-            notes.append(
-                f"Column {name!r} is read as text because of {len(others)} of {len(values)} "
-                f"values, such as {values[others[0]]!r} in row {others[0] + 1} below the header."
-            )
-    elif len(values) > 2 and set(np.diff(values)) in ({1.0}, {-1.0}):
-        notes.append(f"Column {name!r} numbers the rows one by one. {advice}")
-    return notes
 
 
 def _require_present(name: str, values: np.ndarray, form: str) -> None:
@@ -281,7 +204,7 @@ def _task(name: str, text: pa.Array, values: np.ndarray, form: str, wanted: str 
     codes = form in ("text", "boolean") or (whole and repeated)
     task = wanted or ("classification" if codes else "regression")
     if task == "regression" and form == "text":
-        example = values[[*_not_numbers(text), 0][0]]
+        example = values[[*not_numbers(text), 0][0]]
         raise SourceError(
             f"`data.task` is regression, but the target {name!r} holds text such as {example!r}. "
             "Make it numbers, or set `data.task` to classification."
@@ -319,39 +242,3 @@ def _target(
     if task == "regression":
         return values, ()
     return ids.reshape(-1).astype(np.int64), names
-
-
-def which_rows(wrong: np.ndarray) -> str:
-    """Where ``wrong`` [n] is true, for messages: "2 of 9 rows (row 3, 4; ...)"."""
-    found = (np.flatnonzero(wrong) + 1).tolist()
-    shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
-    return f"{len(found)} of {len(wrong)} rows (row {shown}; the first below the header is row 1)"
-
-
-def summary(text: pa.Array, values: np.ndarray, form: str) -> dict[str, Any]:
-    """What a column holds: its form, and its range or commonest values."""
-    if form == "text":
-        present = pc.filter(text, pc.not_equal(text, ""))
-        counts = [(c["values"].as_py(), c["counts"].as_py()) for c in pc.value_counts(present)]
-        commonest = sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:_COMMONEST]
-        return {
-            "type": "text",
-            "missing": len(text) - len(present),
-            "categories": len(counts),
-            "commonest": {value[:_SHOWN_CHARACTERS]: count for value, count in commonest},
-        }
-    present = values[~np.isnan(values)]
-    return {
-        "type": form,
-        "missing": len(values) - len(present),
-        "min": float(present.min()),
-        "max": float(present.max()),
-        "mean": float(present.mean()),
-    }
-
-
-def known(entry: catalog.Entry | None, name: str) -> dict[str, str]:
-    """Unit and meaning of a column, where the catalogue has them."""
-    if not entry or name not in entry.columns:
-        return {}
-    return {"unit": entry.columns[name].unit, "meaning": entry.columns[name].meaning}
