@@ -48,8 +48,9 @@ class Replay(Strict):
     """Learn from the sign of the reward only."""
     life_loss: bool = False
     """Atari: learn as if the game ended with each life."""
-    sticky_actions: Share = 0.0
-    """Atari: the chance that an action is replaced by the one before it."""
+    sticky_actions: Fraction = 0.0
+    """The chance that an action is replaced by the one before it, so that no sequence of actions
+    can be learnt by heart. In evaluation, too."""
     test_epsilon: Share = 0.0
     """How often actions are random in validation and test."""
     validation_episodes: Count = 20

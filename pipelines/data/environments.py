@@ -28,7 +28,8 @@ def make(name: str, sticky_actions: float = 0.0, render: bool = False):
 
     Args:
         name: as gymnasium has it.
-        sticky_actions: Atari: the chance that the last action is repeated instead.
+        sticky_actions: the chance that the last action is taken again instead (Machado et al.
+            2018), in each step; Atari's own emulator draws it in each of its frames.
         render: for pictures: with the render mode rgb_array.
 
     Raises:
@@ -41,12 +42,12 @@ def make(name: str, sticky_actions: float = 0.0, render: bool = False):
     if atari:
         _register_atari(gymnasium, name)
         options |= {"frameskip": 1, "repeat_action_probability": sticky_actions}
-    elif sticky_actions:
-        raise SourceError("data.replay.sticky_actions is for Atari games (gym:ALE/...).")
     try:
         environment = gymnasium.make(name, disable_env_checker=True, **options)
         if atari:
             environment = gymnasium.wrappers.AtariPreprocessing(environment, **_ATARI)
+        elif sticky_actions:
+            environment = gymnasium.wrappers.StickyAction(environment, sticky_actions)
     except gymnasium.error.DependencyNotInstalled as error:
         raise SourceError(
             f"The environment {name} needs a package that is not installed: {error} What classic "

@@ -124,6 +124,9 @@ def dqn_lunarlander() -> Recipe:
 def dqn_pixel_breakout() -> Recipe:
     """A 10x10 Breakout of our own from its pixels, in 200,000 steps.
 
+    As in MinAtar, one action in ten is replaced by the one before it: without that the game has two
+    starts and no chance, so that a way through it can be learnt by heart.
+
     2 CPU cores. Not measured; projected: 3 minutes. Random play:
     `--data.replay.test-epsilon 1`.
 
@@ -143,6 +146,7 @@ def dqn_pixel_breakout() -> Recipe:
                 updates=1,
                 epsilon_end=0.1,
                 epsilon_steps=100_000,
+                sticky_actions=0.1,
             ),
         ),
         # As Young and Tian 2019, figure 2: one convolution is enough for ten cells.

@@ -316,6 +316,25 @@ def test_frames_of_atari_are_those_of_the_paper():
     assert other.unwrapped.ale.getFloat("repeat_action_probability") == 0.25
 
 
+def test_actions_stick_as_the_seed_has_it():
+    """To and fro from cell 0: with actions that stick for sure after the first, it only goes on."""
+
+    def cells(sticky, seed=5):
+        player = Player(make("Corridor-v0", sticky_actions=sticky))
+        player.reset(seed)
+        way = []
+        for step in range(20):
+            if player.over:
+                break
+            player.step((step + 1) % 2)
+            way.append(int(np.argmax(player.observation)))
+        return way
+
+    assert max(cells(0.0)) <= 2  # it never arrives
+    assert cells(0.999) == list(range(cells(0.999)[0], CELLS))
+    assert cells(0.3) == cells(0.3) != cells(0.3, seed=6)
+
+
 def test_a_time_limit_truncates():
     player = Player(make("Corridor-v0"))
     player.reset(0)
@@ -426,7 +445,6 @@ def test_environments_that_cannot_be_learnt_from():
     refused("Did you mean 'CartPole-v1'", "gym:CartPol-v1")
     refused("discrete; continuous ones need", "gym:Continuous-v0")
     refused("kind Dict.*Supported are Box", "gym:Dictionary-v0")
-    refused("for Atari games", sticky_actions=0.25)
 
 
 def test_a_batch_larger_than_what_has_been_collected():
