@@ -27,7 +27,7 @@ import keras
 from . import studies
 from .ablate_report import report
 from .choices import check_recipe
-from .recipe import Recipe, RecipeError, override
+from .recipe import Choice, Recipe, RecipeError, override
 from .recipe_base import literal, split_values
 from .run import RunError
 from .train import Diverged, train
@@ -145,18 +145,18 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 
 def _label(recipe: Recipe, key: str, value: str, tuned: str) -> str:
-    """What a variant is called; an optimizer always with its rate, so that a report names it,
-    but where the rate is still to be chosen."""
+    """What a variant is called; an optimizer with its options and always with its rate, so that a
+    report names it, but where the rate is still to be chosen."""
     key = key.replace("-", "_")
     short = key.rsplit(".", 1)[-1].replace("_", " ")
     if key in ("algorithm.optimizer", "algorithm.optimizer.name"):
         from ..models import optimizers
 
         name, options = recipe.algorithm.optimizer.name, recipe.algorithm.optimizer.options
+        options = {"learning_rate": optimizers.default_learning_rate(name), **options}
         if tuned == "algorithm.optimizer.learning_rate":
-            return name
-        rate = options.get("learning_rate", optimizers.default_learning_rate(name))
-        return f"{name}(learning_rate={rate:g})"
+            del options["learning_rate"]
+        return str(Choice(name=name, **options))
     return value if re.match(r"[A-Za-z]", value) and value not in ("none", "true", "false") else (
         f"{short} {value}"
     )  # fmt: skip

@@ -102,7 +102,9 @@ def test_a_variant_is_named_with_the_rate_that_it_is_trained_with():
         "adam(learning_rate=0.02)", "sgd(learning_rate=0.01)",
     ]  # fmt: skip
     rates = "algorithm.optimizer.learning-rate=0.1,0.01"
-    assert names("algorithm.optimizer=adam,sgd(momentum=0.9)", rates) == ["adam", "sgd"]
+    two = "algorithm.optimizer=sgd,sgd(momentum=0.9)"
+    assert names(two) == ["sgd(learning_rate=0.01)", "sgd(learning_rate=0.01, momentum=0.9)"]
+    assert names(two, rates) == ["sgd", "sgd(momentum=0.9)"]
     with pytest.raises(RecipeError, match="both set algorithm.optimizer.learning_rate"):
         names(rates, rates)
 
