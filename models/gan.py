@@ -119,8 +119,8 @@ class GAN(keras.Model):
             "convolutional": convolutional,
             "noise_size": noise_size,
             "conditional": conditional,
-            "hidden": tuple(hidden),
-            "discriminator_hidden": tuple(discriminator_hidden),
+            "hidden": hidden,
+            "discriminator_hidden": discriminator_hidden,
             "pieces": pieces,
             "filters": filters,
             "discriminator_filters": discriminator_filters,
@@ -130,6 +130,9 @@ class GAN(keras.Model):
             "average": average,
             "seed": seed,
         }
+        for key in gan_networks.WIDTHS:
+            if isinstance(self.options[key], Sequence):
+                self.options[key] = tuple(self.options[key])
         gan_networks.check(self.options)
         draw = seeds(seed)
         self.generator = gan_networks.generator(self.options, draw, "generator")

@@ -13,6 +13,8 @@ from .layers import FusedBatchNormalization
 from .spectral import SpectralConv2D, SpectralDense
 
 NORMALIZATIONS = ("none", "batch", "layer", "spectral")
+WIDTHS = ("hidden", "discriminator_hidden")
+_COUNTS = ("noise_size", "critic_steps", "pieces", "filters", "discriminator_filters")
 _SMALLEST = 4  # side of the maps where a generator begins and a discriminator ends, at least
 _KERNEL = 5
 _SLOPE = 0.2
@@ -149,6 +151,10 @@ def _start(options: dict[str, Any], draw: Draw, spectral: bool = False) -> dict[
     return found | ({"spectral_seed": draw()} if spectral else {})
 
 
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check(options: dict[str, Any]) -> None:
     """Raises ValueError for options that cannot be built; says which, and what can."""
     shape = options["input_shape"]
@@ -172,11 +178,15 @@ def check(options: dict[str, Any]) -> None:
         )
     if options["conditional"] and options["num_classes"] < 2:
         raise ValueError("A conditional GAN needs data with two classes or more.")
-    if options["noise_size"] < 1 or options["critic_steps"] < 1:
-        raise ValueError(
-            f"noise_size and critic_steps must be 1 or more; got {options['noise_size']!r} and "
-            f"{options['critic_steps']!r}."
-        )
+    for name in _COUNTS:
+        if not _count(options[name]):
+            raise ValueError(f"{name} must be an integer of 1 or more; got {options[name]!r}.")
+    for name in WIDTHS:
+        if not isinstance(options[name], tuple) or not all(map(_count, options[name])):
+            raise ValueError(
+                f"{name} are the widths of the hidden layers, a list of integers of 1 or more such "
+                f"as [128, 128]; got {options[name]!r}."
+            )
     if not 0.0 <= options["average"] < 1.0 or options["generator_rate"] <= 0:
         raise ValueError(
             "average is the share of a running mean that is kept, at least 0 and below 1, and "

@@ -340,8 +340,12 @@ def test_bad_options_are_named():
         GAN((2,), conditional=True)
     with pytest.raises(ValueError, match="normalization must be one of"):
         GAN((2,), normalization="group")
-    with pytest.raises(ValueError, match="critic_steps"):
-        GAN((2,), critic_steps=0)
+    for name, count in (("critic_steps", 0), ("pieces", 0), ("noise_size", 2.5), ("filters", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of 1 or more"):
+            GAN((2,), **{name: count})
+    for width in (0, (16, 0), "16"):
+        with pytest.raises(ValueError, match="widths of the hidden layers"):
+            GAN((2,), hidden=width)
     with pytest.raises(ValueError, match="average"):
         GAN((2,), average=1.0)
     with pytest.raises(ValueError, match="batch normalisation mixes them"):
