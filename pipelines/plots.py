@@ -17,11 +17,13 @@ from .canvas import BLUE, GREY, ORANGE, PALE, STYLE, new_figure, save, shorten
 
 _ANNOTATED, _LABELLED = 16, 40  # classes up to which cells carry numbers, and axes names
 _CONFUSIONS = 20  # the most frequent ones, where there are too many classes for a table
+_TOGETHER = {"d_real": ("d_fake", "the discriminator's answer", "real", "generated")}
 _CLOUD = 4_000  # points above which a scatter plot becomes a density
 
 
 def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
-    """Every recorded quantity over the epochs; training and validation in one panel.
+    """Every recorded quantity over the epochs; training and validation in one panel, and what a
+    GAN's discriminator says of real and of generated examples.
 
     Args:
         rows: the history: one dict an epoch with ``epoch``, ``loss``, ``val_loss``, ... in any
@@ -31,6 +33,9 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
     names = dict.fromkeys(key for row in rows for key in row)
     panels = [n for n in names if n not in ("epoch", "step") and not n.startswith("val_")]
     panels += [n[4:] for n in names if n.startswith("val_") and n[4:] not in names]
+    together = {name: found for name, found in _TOGETHER.items() if {name, found[0]} <= {*panels}}
+    for other, *_ in together.values():
+        panels.remove(other)
     panels.sort(key=lambda name: name != "loss")
     if "learning_rate" in panels:  # last, and only where it says something
         panels.remove("learning_rate")
@@ -45,10 +50,10 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
         for place, name in enumerate(panels, 1):
             axes = figure.add_subplot(down, across, place)
             lowest, highest = math.inf, 0.0
-            for key, colour, label in (
-                (name, BLUE, "training"),
-                (f"val_{name}", ORANGE, "validation"),
-            ):
+            other, title, one, two = together.get(
+                name, (f"val_{name}", name.replace("_", " "), "training", "validation")
+            )
+            for key, colour, label in ((name, BLUE, one), (other, ORANGE, two)):
                 if key not in names:
                     continue
                 epochs, values = _series(rows, key)
@@ -62,7 +67,7 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path | str) -> None:
             if lowest > 0 and highest / lowest > 30:
                 axes.set_yscale("log")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.set_title(name.replace("_", " "))
+            axes.set_title(title)
             if place > len(panels) - across:
                 axes.set_xlabel("epoch")
             if len(axes.get_lines()) > 1:

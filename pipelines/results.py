@@ -32,7 +32,8 @@ def summary(run, console: Console) -> None:
 
 
 def metrics_table(splits: dict[str, dict[str, dict[str, float | None]]]) -> Table:
-    """One row a metric, one column a split; what could not be computed is a dash."""
+    """One row a metric, one column a split; what could not be computed is a dash, and an interval
+    of which neither end could be is left out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric")
     for split in splits:
@@ -58,7 +59,7 @@ def _interval(metric: dict[str, float | None] | None) -> str:
     if metric is None:
         return ""
     value, low, high = ("-" if metric[k] is None else f"{metric[k]:.4f}" for k in _BOUNDS)
-    return f"{value} [{low}, {high}]"
+    return value if low == high == "-" else f"{value} [{low}, {high}]"
 
 
 def answer(values: dict[str, Any]) -> str:

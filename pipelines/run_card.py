@@ -63,4 +63,5 @@ def run_card(
 
 
 def _cell(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.4g} [{metric['low']:.4g}, {metric['high']:.4g}]"
+    value, low, high = (f"{metric[k]:.4g}" for k in ("value", "low", "high"))
+    return value if low == high == "nan" else f"{value} [{low}, {high}]"

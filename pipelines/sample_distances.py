@@ -55,15 +55,19 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def diversity(real: np.ndarray, made: np.ndarray, rows: int = 256) -> float:
-    """Mean distance between generated examples over that between real ones; 0: all are the same."""
+    """Mean distance between generated examples over that between real ones; 0: all are the same.
+
+    NaN where the real ones are all the same.
+    """
 
     def spread(values: np.ndarray) -> float:
         flat = values[:rows].reshape(min(rows, len(values)), -1).astype(np.float64)
+        flat -= flat[0]  # of rows that are all the same nothing is left, not even round-off
         square = np.square(flat).sum(axis=1)
         gaps = square[:, None] + square - 2 * flat @ flat.T
         return float(np.sqrt(np.clip(gaps, 0, None)).mean())
 
-    return spread(made) / max(spread(real), 1e-12)
+    return _ratio(spread(made), spread(real))
 
 
 def collapse(spread: float, lost: float | None) -> str | None:
@@ -163,7 +167,11 @@ def novelty(made: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> float:
     """How far generated examples are from the nearest training ones, over how far real ones are.
 
     The median over ``made`` over the median over ``held_out``, real examples that were not trained
-    on. Near 1: samples are as new as other real examples are. Near 0: they are copies.
+    on. Near 1: samples are as new as other real examples are. Near 0: they are copies. NaN where
+    most of ``held_out`` is in ``train`` too.
     """
-    found = [np.median(nearest_rows(rows, train, 1)[1]) for rows in (made, held_out)]
-    return float(found[0] / max(found[1], 1e-12))
+    return _ratio(*(np.median(nearest_rows(rows, train, 1)[1]) for rows in (made, held_out)))
+
+
+def _ratio(ours: float, theirs: float) -> float:
+    return float(ours / theirs) if theirs > 0 else np.nan

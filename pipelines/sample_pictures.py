@@ -23,6 +23,7 @@ _SIDE = 8  # samples of a grid, across and down
 _STEPS = 10  # images of a path
 _NEAREST = 3
 _PIXELS = 48  # of one image in a grid, at least, where it is smaller
+_MOVING = 24  # the same of the grids of the epochs, of which there are many
 _POINTS = 2_000
 _FRAME = 250  # milliseconds of an epoch in epochs.gif
 
@@ -111,7 +112,7 @@ class EpochSamples(keras.callbacks.Callback):
         path = self.directory / f"epoch-{epoch + 1:04d}.png"
         if self.real.ndim == 4:
             made = fixed(self._sampler)
-            grid(made, path, smallest=0)
+            grid(made, path, smallest=_MOVING)
         else:
             seeds = np.arange(1_000)
             ids = seeds % max(self.model.options["num_classes"], 1)

@@ -145,13 +145,17 @@ def test_json_has_no_nan_and_tables_a_dash(run_dir, capsys, monkeypatch):
     from epochal.pipelines import evaluate as verb
 
     found = {"split": "test", "examples": 1, "metrics": {"r2": {"value": 0.5, "low": np.nan}}}
-    found["metrics"]["r2"]["high"] = np.inf
+    found["metrics"]["r2"]["high"] = 0.75
     monkeypatch.setattr(sys.modules[verb.__module__], "evaluate", lambda *_, **__: found)
     assert _main(["evaluate", str(run_dir), "--json"]) == 0
     r2 = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["metrics"]["r2"]
-    assert r2 == {"value": 0.5, "low": None, "high": None}
+    assert r2 == {"value": 0.5, "low": None, "high": 0.75}
     assert _main(["evaluate", str(run_dir)]) == 0
-    assert "0.5000 [-, -]" in said(capsys)
+    assert "0.5000 [-, 0.7500]" in said(capsys)
+    found["metrics"]["r2"]["high"] = np.inf  # no interval at all is not shown as one
+    assert _main(["evaluate", str(run_dir)]) == 0
+    assert "0.5000" in (shown := said(capsys))
+    assert "[-" not in shown
 
 
 def test_interrupted_work_that_does_not_go_on_does_not_say_so(run_dir, capsys, monkeypatch):

@@ -231,6 +231,7 @@ def test_copies_are_not_novel():
     train, held_out, new = (draw.integers(0, 256, (n, 4, 4, 1), np.uint8) for n in (200, 50, 50))
     assert distances.novelty(train[:50], held_out, train) == 0
     assert distances.novelty(new, held_out, train) == pytest.approx(1, abs=0.1)
+    assert np.isnan(distances.novelty(new, train[:50], train))  # nothing to compare with
     places, far = distances.nearest_rows(new, train, 2)
     gaps = np.linalg.norm(new.reshape(50, 1, -1) - train.reshape(200, -1).astype(float), axis=2)
     np.testing.assert_array_equal(places, np.argsort(gaps, axis=1)[:, :2])
@@ -261,6 +262,10 @@ def test_diversity_and_collapse():
     assert "teaches the generator nothing" in collapse(0.9, 0.001)
     assert collapse(0.9, 1.386) is None
     assert collapse(0.9, None) is None
+    same = np.repeat(real[:1], 100, axis=0)
+    assert distances.diversity(real, same) == 0
+    assert np.isnan(distances.diversity(same, real))
+    assert collapse(np.nan, 1.3) is None
 
 
 def test_modes_are_counted_by_good_samples():

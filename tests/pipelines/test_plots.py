@@ -52,6 +52,18 @@ def test_learning_curves_use_a_logarithm_only_over_wide_positive_ranges(tmp_path
     assert not (tmp_path / "none.png").exists()
 
 
+def test_learning_curves_show_both_answers_of_a_discriminator_in_one_panel(tmp_path, figures):
+    rows = [{"epoch": i, "generator_loss": 0.7, "loss": 1.4, "d_fake": 0.4, "d_real": 0.6}
+            for i in (1, 2)]  # fmt: skip
+    plots.learning_curves(rows, tmp_path / "c.png")
+    titles = [axes.get_title(loc="left") for axes in figures[0].axes]
+    assert titles == ["loss", "generator loss", "the discriminator's answer"]
+    lines = {line.get_label(): line.get_ydata()[0] for line in figures[0].axes[2].get_lines()}
+    assert lines == {"real": 0.6, "generated": 0.4}
+    plots.learning_curves([{"epoch": 1, "d_fake": 0.4}], tmp_path / "c.png")  # one of them alone
+    assert [axes.get_title(loc="left") for axes in figures[1].axes] == ["d fake"]
+
+
 def test_confusion_matrix_counts_and_shares(tmp_path, figures):
     counts = np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])
     plots.confusion_matrix(counts, ["a", "b $x$", "c"], tmp_path / "c.png")
