@@ -75,7 +75,8 @@ def few_labels(
         run's directory; the trainings are run directories in its few-labels/ and resume.
 
     Raises:
-        RunError: no SimCLR run, or an unfinished one; labels without a test split.
+        RunError: no SimCLR run, or an unfinished one; labels without a test split, or of images
+            that its encoder cannot take.
         RecipeError: a fraction out of range or one that leaves a class empty; bad changes. Before
             any training.
         SourceError: the labels cannot be opened.
@@ -104,6 +105,7 @@ def few_labels(
             f"{source} gives {whole.task} with the splits {', '.join(whole.sizes)}; a comparison "
             "needs classes and a test split. Give --labels folder:PATH, with a folder a class."
         )
+    _check_size(whole, source, runs[0])
     counts = [_count(fraction, whole, source) for fraction in fractions]
     plans = []  # all of them are checked before the first is trained
     for count in counts:
@@ -147,6 +149,28 @@ def chain_of(run: Run) -> str:
     return "|".join(texts)
 
 
+def _check_size(whole: Dataset, source: str, run: Run) -> None:
+    """Raises RunError for images of another size than the run's encoder takes."""
+    ours, theirs = whole.input_shape, tuple(run.model.options["input_shape"])
+    if ours != theirs:
+        raise RunError(
+            f"{source} gives images of {'x'.join(map(str, ours))} after the run's ops, and the "
+            f"encoder of {run.path} takes {'x'.join(map(str, theirs))}. Resize the labelled "
+            "images, or train the run with an op that makes all images one size, such as "
+            f"random_resized_crop({theirs[0]})."
+        )
+
+
+def _chain(run: Run, source: str) -> str:
+    """The ops for images of a source; those of another one than the run's become gray or coloured
+    first, as its own are."""
+    chain = chain_of(run)
+    channels = {1: "grayscale", 3: "rgb"}.get(run.model.options["input_shape"][-1])
+    if source == run.recipe.data.source or channels is None:
+        return chain
+    return "|".join(step for step in (channels, chain) if step)
+
+
 def _data(run: Run, source: str, **settings) -> Data:
     """All labelled images of a source, split as the run's own were, none for validation."""
     old = run.recipe.data
@@ -155,7 +179,7 @@ def _data(run: Run, source: str, **settings) -> Data:
         "skip_corrupt": old.skip_corrupt,
     }  # fmt: skip
     fixed = {
-        "ops": chain_of(run),
+        "ops": _chain(run, source),
         "task": None,
         "validation_fraction": 0.0,
         "train_examples": None,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 _BOUNDS = ("value", "low", "high")
+_SHOWN = 4  # numbers of an embedding
 
 
 def summary(run, console: Console) -> None:
@@ -63,8 +64,8 @@ def _interval(metric: dict[str, float | None] | None) -> str:
 
 
 def answer(values: dict[str, Any]) -> str:
-    """One prediction as a line, with the five best of many classes below it; other lists and the
-    probabilities of all classes are left to --json."""
+    """One prediction as a line, with the five best of many classes below it and the beginning of
+    an embedding; other lists and the probabilities of all classes are left to --json."""
     line = "  ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
@@ -72,5 +73,10 @@ def answer(values: dict[str, Any]) -> str:
     )
     if "features" in values:  # of a generated point, which is all the answer
         line += "  " + " ".join(f"{value:.4g}" for value in values["features"])
+    if "embedding" in values:
+        numbers = values["embedding"]
+        shown = " ".join(f"{value:.4g}" for value in numbers[:_SHOWN])
+        more = f" … ({len(numbers)} numbers: --json)" if len(numbers) > _SHOWN else ""
+        line += f"  embedding {shown}{more}"
     best = [f"  {one['probability']:.4f}  {one['label']}" for one in values.get("top5", ())]
     return "\n".join([line, *best])

@@ -189,6 +189,31 @@ def test_labels_that_cannot_be_followed_up(learnt, tmp_path):
         assert end.value.code == 2, message
 
 
+def labelled(folder, side, channels):
+    """Six dark and six bright images, a folder each."""
+    for i in range(12):
+        image = np.full((side, side, channels), 40 + 120 * (i % 2) + i, np.uint8)
+        path = folder / ("dark", "bright")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(image).numpy())
+    return f"folder:{folder}"
+
+
+def test_labelled_images_from_elsewhere_are_brought_into_the_form_of_the_run(
+    learnt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(few, "_train", lambda *_: 0.5)
+    colour = labelled(tmp_path / "colour", 12, 3)  # the crop makes them 8x8, and the run's are gray
+    found = few_labels(learnt, colour, (0.5,), 1, changes={"algorithm.steps": 4})
+    assert found["fractions"][0]["scores"]["knn"] == [1.0]
+    chain = ops.parse(few._data(learnt, colour).ops)
+    assert [step.name for step in chain] == ["grayscale", "random_resized_crop", "standardize"]
+    assert "grayscale" not in few._data(learnt, "builtin:digits").ops
+    monkeypatch.setattr(few, "_chain", lambda *_: "grayscale")  # as of a run without crops
+    with pytest.raises(RunError, match=r"images of 12x12x1 .* takes 8x8x1\. Resize"):
+        few_labels(learnt, colour)
+
+
 @pytest.mark.slow
 def test_a_run_on_images_is_followed_up_by_a_folder_with_labels(tmp_path):
     draw, paths = np.random.default_rng(0), []
