@@ -102,8 +102,9 @@ def few_labels(
     whole = load(_data(runs[0], source), data)
     if whole.task != "classification" or "test" not in whole.sizes:
         raise RunError(
-            f"{source} gives {whole.task} with the splits {', '.join(whole.sizes)}; a comparison "
-            "needs classes and a test split. Give --labels folder:PATH, with a folder a class."
+            f"{source} gives {'no labels' if whole.task == 'unlabelled' else whole.task}, with the "
+            f"splits {', '.join(whole.sizes)}; a comparison needs classes and "
+            "a test split. Give --labels folder:PATH, with a folder a class."
         )
     _check_size(whole, source, runs[0])
     counts = [_count(fraction, whole, source) for fraction in fractions]

@@ -18,7 +18,7 @@ def gan_ring() -> Recipe:
     """Eight Gaussians in the plane: a generator that forgets some of them is seen to.
 
     2 CPU cores, under a minute (58 s of CPU on one busy core). Over the seeds 0, 1 and 2 8, 8 and 8
-    of the 8 modes, 94 to 95% good samples; D says 0.51 to 0.56 of real points and 0.49 to 0.56 of
+    of the 8 modes, 94 to 95% good samples; D says 0.50 to 0.56 of real points and 0.49 to 0.56 of
     generated ones.
 
     The loss is Goodfellow's; the optimizer is Adam, without momentum as in Gulrajani et al. (2017),
