@@ -184,7 +184,9 @@ class Data(Strict):
     replay: Replay | None = None
     """gym: how the environment is played, and what of that is learnt from."""
     cache_mib: Annotated[int, Field(ge=0)] = 2_048
-    """tfds: a set that decodes to at most so many MiB is held in memory; larger ones stream."""
+    """tfds: a set that decodes to at most so many MiB is held in memory; larger ones stream. Texts
+    that are learnt themselves (language models, gaps), of tfds: and of plain files: at most so many
+    MiB are held in memory, and larger ones, tokenized once, in files under EPOCHAL_CACHE_DIR."""
 
     @model_validator(mode="after")
     def _partners(self) -> Data:

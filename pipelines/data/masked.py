@@ -19,12 +19,13 @@ y["nsp"]            0: the second follows the first; 1: it does not [n]
 ==================  ============================================================================
 
 Texts are held in memory twice, as strings and as ids of 4 bytes: about 10 bytes a token of English.
-A corpus larger than that has to be cut into runs that start from each other (``model.weights``).
+Plain texts of more than ``data.cache_mib`` lie in files, and their examples too (:mod:`.stored`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,10 @@ import tensorflow as tf
 
 from ..recipe import Data, Masking
 from .dataset import Dataset
+from .ids import key_of
 from .ops import OpsError
 from .source import Rows, Source, SourceError
+from .stored import BLOCK, Arrays, arrays, directory, tensor
 from .stream import Draws, deterministic, parallel
 from .tokenizers import WordPiece
 from .tokens import PAD_TO, TextPreprocess, TextReader
@@ -112,35 +115,61 @@ class MaskedReader(TextReader):
         self.context = data.context
         self.hidden = max(1, round(self.masking.share * self.room))
         self.places = self.hidden + (_OVER if self.masking.whole_words else 0)
-        self._pieces: dict[bytes, Pieces] = {}
+        self._pieces: dict[str, Pieces] = {}
 
     def pieces(self, indices) -> Pieces:
         """The examples of these documents. SourceError where there are none."""
-        key = np.asarray(indices, np.int64).tobytes()
+        key = key_of(indices)
         if key not in self._pieces:
-            self._pieces[key] = self._cut(np.asarray(indices, np.int64))
+            self._pieces[key] = self._found(np.asarray(indices, np.int64), key)
         return self._pieces[key]
 
-    def _cut(self, indices: np.ndarray) -> Pieces:
+    def _found(self, indices: np.ndarray, key: str) -> Pieces:
         tokenizer = self.preprocess.tokenizer
         if not isinstance(tokenizer, WordPiece) or tokenizer.mask_id < 0:
             raise OpsError(
                 f"data.task={TASK} needs a vocabulary of pieces of words with [MASK] in it: write "
                 "wordpiece(8000, mask=True), or tokenizer_of(...) of weights that have it."
             )
+        place, two = self.ids["text"].place, self.masking.next_sentence
+        if place is not None:
+            place = directory("pieces", [place.name, key, self.room, two])
+        found = arrays(place, lambda: self._cut(indices))
+        documents = np.count_nonzero(np.diff(found["first"], prepend=-1))
+        if not documents or (two and documents < 2):
+            raise SourceError(
+                f"A split has {documents} documents with enough words in them: too few to learn "
+                "from. Give more text"
+                + (", or set data.masking.next_sentence to false." if documents else ".")
+            )
+        return Pieces(**{name: tensor(values) for name, values in found.items()})
+
+    def _cut(self, indices: np.ndarray) -> Iterator[Arrays]:
+        """The fields of :class:`Pieces`, for so many documents at a time as make about a block."""
+        ids, total = self.ids["text"], 0
+        held = np.cumsum(ids.lengths[indices]) // BLOCK
+        for own in np.split(indices, np.flatnonzero(np.diff(held)) + 1):
+            block = self._pieces_of(own)
+            block["first"] += total
+            total += len(block["first"])
+            yield block
+
+    def _pieces_of(self, indices: np.ndarray) -> Arrays:
+        """The same for these documents, whose pieces are counted from 0."""
         ids = self.ids["text"]
-        lengths = ids.lengths[indices]
+        lengths, begins = ids.lengths[indices], ids.starts[indices]
+        values = [ids.array[a : a + n] for a, n in zip(begins, lengths, strict=True)]
         # Equal parts rather than full ones and a rest, which may be a single token.
         parts = -(-lengths // self.room)
         number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
         own, length, start = (
-            np.repeat(values, parts)
-            for values in (np.arange(len(indices)), lengths, ids.splits.numpy()[indices])
+            np.repeat(of_document, parts)
+            for of_document in (np.arange(len(indices)), lengths, np.cumsum(lengths) - lengths)
         )
         # A part begins with a word: with the last one that begins before it is due.
-        begins = tokenizer.begins_word[ids.values.numpy()]
-        word = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
-        word = np.append(word, len(word))
+        begins_word = self.preprocess.tokenizer.begins_word[np.concatenate(values)]
+        word = np.where(begins_word, np.arange(len(begins_word)), 0)
+        word = np.append(np.maximum.accumulate(word), len(word))
         edges = []
         for i in (0, 1):
             due = (number + i) * length // np.repeat(parts, parts)
@@ -148,17 +177,14 @@ class MaskedReader(TextReader):
             edges.append(np.where(due < length, inner, length))
         edges[1] = np.minimum(edges[1], edges[0] + self.room)
         kept = edges[1] - edges[0] >= 1 + self.masking.next_sentence
-        own, begins, lengths = own[kept], (start + edges[0])[kept], (edges[1] - edges[0])[kept]
-        if not len(own) or (self.masking.next_sentence and len(np.unique(own)) < 2):
-            raise SourceError(
-                f"A split has {len(np.unique(own))} documents with enough words in them: too few "
-                "to learn from. Give more text"
-                + (", or set data.masking.next_sentence to false." if len(own) else ".")
-            )
+        own = own[kept]
         first = np.searchsorted(own, own)
-        same = np.searchsorted(own, own, side="right") - first
-        with tf.device("CPU:0"):
-            return Pieces(*(tf.constant(v, tf.int64) for v in (begins, lengths, first, same)))
+        return {
+            "begins": begins[own] + edges[0][kept],
+            "lengths": (edges[1] - edges[0])[kept],
+            "first": first,
+            "same": np.searchsorted(own, own, side="right") - first,
+        }
 
     def count(self, indices) -> int:
         """Examples that these documents make."""
@@ -187,7 +213,7 @@ class MaskedReader(TextReader):
 
     def _maker(self, pieces: Pieces, pad_to: int):
         """Numbers of pieces [b] and their draws -> x, y."""
-        tokenizer, values = self.preprocess.tokenizer, self.ids["text"].values
+        tokenizer, all_ids = self.preprocess.tokenizer, self.ids["text"]
         begins_word = tf.constant(tokenizer.begins_word)
         ends = np.isin(np.array(tokenizer.vocabulary, object), np.array(_ENDS, object))
         ends_sentence = tf.constant(ends)
@@ -201,7 +227,7 @@ class MaskedReader(TextReader):
             """Ids [b, room], and which of them are of the piece."""
             inside = columns < tf.gather(pieces.lengths, number)[:, None]
             place = tf.gather(pieces.begins, number)[:, None] + columns
-            return tf.gather(values, tf.where(inside, place, 0)), inside
+            return all_ids.at(tf.where(inside, place, 0)), inside
 
         def cut(ids, inside, noise):
             """Where the second part begins: at a sentence, if there is none at a word; [b]."""

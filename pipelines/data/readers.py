@@ -299,7 +299,8 @@ class RecordReader(Reader):
 def make_reader(rows: Rows | Records, preprocess: Preprocess, data: Data):
     """The reader for these examples of a recipe's data."""
     if preprocess.kind in ("text", "pairs"):
-        from .tokens import PackedReader, TextReader
+        from .packed import PackedReader
+        from .tokens import TextReader
 
         if data.task == "masked-language-model":
             from .masked import MaskedReader

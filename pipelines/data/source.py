@@ -37,7 +37,8 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
     "text": (
         "text",
         "open_text",
-        "PATH of a table with a column of text, of .txt files, or @NAME of the catalogue",
+        "PATH of a table with a column of text, of .txt files (or a pattern of them), or @NAME of "
+        "the catalogue",
     ),
     "gym": ("control", "ControlDataset", "NAME of a gymnasium environment, e.g. CartPole-v1"),
     "pairs": ("text", "open_pairs", "PATH of a table of sources and targets, or @NAME"),
@@ -207,7 +208,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray | None]) -> str:
         kind = "str" if array.dtype.kind in "OUS" else array.dtype.str
         digest.update(f"{name}|{array.shape}|{kind}|".encode())
         if kind == "str":
-            for text in array.ravel():
+            for text in array if array.ndim == 1 else array.ravel():
                 digest.update(str(text).encode() + b"\0")
         else:
             for start in range(0, len(array), 4096) if array.ndim else ():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from . import catalog, delimited
+from . import catalog, delimited, stored
 from .source import Rows, Source, SourceError, fingerprint, nearest
 
 _PLAIN = (".txt", ".md", ".txt.gz")
@@ -27,9 +28,13 @@ def open_text(data) -> Source:
                                             text itself
     folder with a folder of .txt a class    the class
     folder of .txt files                    the text itself; each file is a document
-    one .txt file                           the text itself; a document ends at an empty line, and
-                                            the file's end is the test
+    one .txt file, or several by their      the text itself; a document ends at an empty line, and
+    pattern, such as shards/*.txt.gz        the end of the (last) file is the test
     ======================================  ======================================================
+
+    Text that is learnt itself is read document by document; of a folder or of .txt files that hold
+    more than ``data.cache_mib`` MiB, it then lies in files, see :mod:`.stored`. Tables are held in
+    memory.
 
     Returns:
         Source of kind "text" with the column ``text``; target int64 class ids, or none (task
@@ -39,17 +44,17 @@ def open_text(data) -> Source:
         SourceError: a missing or unreadable file, empty texts, a target that is missing.
     """
     where = data.source.removeprefix("text:")
+    if "*" in where:
+        return _documents_of(_shards(where), where, data)
     path, entry = _resolve(where, "text")
     if path.is_dir():
-        return _folder(path, data.task)
+        return _folder(path, data)
     if path.name.lower().endswith(_PLAIN):
-        stored, text = _plain(path)
-        documents = [part.strip("\n") for part in re.split(r"\n[ \t]*\n", text) if part.strip()]
-        return _language_model(documents, path.name, in_time=True)
-    texts, _, stored = _table(path)
+        return _documents_of([path], path.name, data)
+    texts, _, raw = _table(path)
     column = _column(data.text, "text", texts, data.target, path.name)
     _require_text(texts[column], column, path.name)
-    about = _about(path, entry, stored, len(texts[column]))
+    about = _about(path, entry, raw, len(texts[column]))
     target = data.target or (entry.target if entry else None)
     if target is None:
         others = [name for name in texts if name != column]
@@ -85,7 +90,7 @@ def open_pairs(data) -> Source:
         SourceError: a missing file or column, empty cells.
     """
     path, entry = _resolve(data.source.removeprefix("pairs:"), "pairs")
-    texts, _, stored = _table(path)
+    texts, _, raw = _table(path)
     target = data.target or (entry.target if entry else None) or list(texts)[-1]
     if target not in texts:
         raise _no_column(path.name, target, texts)
@@ -94,14 +99,14 @@ def open_pairs(data) -> Source:
         "source": _require_text(texts[column], column, path.name),
         "target": _require_text(texts[target], target, path.name),
     }
-    return pairs_source(rows, _about(path, entry, stored, len(rows["source"])), target)
+    return pairs_source(rows, _about(path, entry, raw, len(rows["source"])), target)
 
 
 def texts_of(path: Path, data) -> list[str]:
     """The texts of a file for prediction: lines of plain text, or the column of a table that a
     recipe's data read. Raises SourceError."""
     if path.name.lower().endswith(_PLAIN):
-        return [line for line in _plain(path)[1].splitlines() if line.strip()]
+        return [line for line in _plain(path).splitlines() if line.strip()]
     texts, _, _ = _table(path)
     usual = "text" if data.source.startswith("text:") else None
     return list(texts[_column(data.text, usual, texts, data.target, path.name)])
@@ -140,20 +145,20 @@ def _resolve(where: str, kind: str) -> tuple[Path, catalog.Entry | None]:
 
 
 def _table(path: Path) -> tuple[dict[str, np.ndarray], str, bytes]:
-    stored, raw = delimited.read_bytes(path)
+    packed, raw = delimited.read_bytes(path)
     texts, delimiter = delimited.parse(raw, path.name)
     columns = {name: np.array(text.to_pylist(), object) for name, text in texts.items()}
-    return columns, delimiter, stored
+    return columns, delimiter, packed
 
 
-def _about(path: Path, entry: catalog.Entry | None, stored: bytes, rows: int) -> dict:
+def _about(path: Path, entry: catalog.Entry | None, raw: bytes, rows: int) -> dict:
     import hashlib
 
     return {
         "file": path.name,
         "origin": entry.origin if entry else "",
         "licence": entry.licence if entry else "",
-        "fingerprint": hashlib.sha256(stored).hexdigest(),
+        "fingerprint": hashlib.sha256(raw).hexdigest(),
         "rows": rows,
     }
 
@@ -189,33 +194,91 @@ def _require_text(values: np.ndarray, column: str, name: str) -> np.ndarray:
     return values
 
 
-def _plain(path: Path) -> tuple[bytes, str]:
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a plain text, each with its end, which is one line feed. SourceError."""
+    packed = path.suffix.lower() == ".gz"
+    encoding = "utf-8-sig"  # a byte order mark begins a file, if any
     try:
-        stored = path.read_bytes()
-        raw = gzip.decompress(stored) if path.suffix.lower() == ".gz" else stored
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = raw.decode(encoding)
+                except UnicodeDecodeError as error:
+                    raise SourceError(
+                        f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Save "
+                        "the file as UTF-8, for instance with `iconv -t UTF-8`."
+                    ) from None
+                encoding = "utf-8"
+                yield line[:-2] + "\n" if line.endswith("\r\n") else line
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path} cannot be read: {error}.") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise SourceError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8. Save the file as "
-            "UTF-8, for instance with `iconv -t UTF-8`."
-        ) from None
+
+
+def _plain(path: Path) -> str:
+    text = "".join(_lines(path))
     if not text.strip():
-        raise SourceError(f"{path} is empty: there is nothing to learn.")
-    return stored, text.replace("\r\n", "\n")
+        raise _empty(path)
+    return text
 
 
-def _folder(path: Path, task: str | None) -> Source:
+def _documents(path: Path) -> Iterator[str]:
+    """What stands between the empty lines of a plain text."""
+    held, found, fresh = [], False, False  # fresh: the line before ended, and ends no empty line
+
+    def whole() -> Iterator[str]:
+        text = "".join(held)
+        held.clear()
+        if text.strip():
+            yield text.strip("\n")
+
+    for line in _lines(path):
+        if fresh and line.endswith("\n") and not line.strip(" \t\n"):
+            fresh = False
+            for text in whole():
+                found = True
+                yield text
+        else:
+            held.append(line)
+            fresh = line.endswith("\n")
+    for text in whole():
+        found = True
+        yield text
+    if not found:
+        raise _empty(path)
+
+
+def _empty(path: Path) -> SourceError:
+    return SourceError(f"{path} is empty: there is nothing to learn.")
+
+
+def _shards(pattern: str) -> list[Path]:
+    """The plain texts that a pattern finds, in the order of their names."""
+    found = sorted(map(Path, glob.glob(str(Path(pattern).expanduser()), recursive=True)))
+    files = [path for path in found if path.is_file() and path.name.lower().endswith(_PLAIN)]
+    if not files:
+        raise SourceError(
+            f"No file is called {pattern}, or none of them ends in {', '.join(_PLAIN)}."
+        )
+    return files
+
+
+def _documents_of(files: list[Path], name: str, data) -> Source:
+    def documents() -> Iterator[str]:
+        for file in files:
+            yield from _documents(file)
+
+    return _language_model(documents, ["documents", stored.facts_of(files)], name, data, True)
+
+
+def _folder(path: Path, data) -> Source:
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(_PLAIN))
     if not files:
         raise SourceError(f"{path} has no {', '.join(_PLAIN)} files.")
-    texts = np.array([_plain(file)[1] for file in files], object)
     parents = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
-    if task == "language-model" or len(set(parents)) < 2 or "" in parents:
-        return _language_model(list(texts), path.name)
+    if data.task == "language-model" or len(set(parents)) < 2 or "" in parents:
+        made_from = ["files", stored.facts_of(files)]
+        return _language_model(lambda: map(_plain, files), made_from, path.name, data)
+    texts = np.array([_plain(file) for file in files], object)
     classes, ids = np.unique(parents, return_inverse=True)
     about = {
         "folder": path.name,
@@ -227,8 +290,10 @@ def _folder(path: Path, task: str | None) -> Source:
     return Source("text", "classification", names, {"train": rows}, "class", about)
 
 
-def _language_model(documents: list[str], name: str, in_time: bool = False) -> Source:
-    texts = np.array(documents, object)
-    about = {"file": name, "fingerprint": fingerprint({"text": texts}), "rows": len(texts)}
-    rows = Rows({"text": texts})
-    return Source("text", "language-model", (), {"train": rows}, "text", about, in_time)
+def _language_model(
+    documents: Callable[[], Iterator[str]], made_from: list, name: str, data, in_time: bool = False
+) -> Source:
+    texts = stored.held(documents, made_from, data.cache_mib)
+    facts = {"fingerprint": stored.fingerprint_of({"text": texts}), "rows": len(texts)}
+    rows = {"train": Rows({"text": texts})}
+    return Source("text", "language-model", (), rows, "text", {"file": name} | facts, in_time)

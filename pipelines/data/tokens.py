@@ -27,13 +27,14 @@ import numpy as np
 import tensorflow as tf
 
 from . import ops as chains
+from .ids import Ids, Through
 from .ops import OpsError
 from .ops.text import TextOp, Tokenizer
-from .source import Rows, SourceError
-from .stream import FOREVER, Draws, deterministic, parallel, permute, positions
+from .source import Rows
+from .stored import StoredTexts, directory, fingerprint_of
+from .stream import FOREVER, deterministic, parallel, permute, positions
 
 _BUCKETS = 2**31  # the key of the order of a window's batches; see stream.py
-_PHASE = 2**13 + 3  # as the place of an op: where an epoch's cuts begin
 PAD_TO = 8  # widths of training batches: multiples, so that fewer kernels are prepared
 
 
@@ -56,11 +57,11 @@ class TextPreprocess:
         self.steps = chains.build(chain, "text")
         self.states = list(states or [None] * len(self.steps))
 
-    def fit(self, read: Callable[[int], list]) -> TextPreprocess:
+    def fit(self, read: Callable[[int], Iterable]) -> TextPreprocess:
         """Lets each op that learns look at the training texts; returns self.
 
         Args:
-            read: count -> the training texts as the first ``count`` ops leave them.
+            read: count -> the training texts as the first ``count`` ops leave them; an iterable.
         """
         for place, (step, entry) in enumerate(self.steps):
             if entry.fit is not None:
@@ -87,13 +88,17 @@ class TextPreprocess:
         """The op that turns text into ids. Raises OpsError where the chain has none."""
         return _tokenizer(self.modules, self.chain)
 
-    def python(self, texts: Iterable[str], count: int | None = None) -> list:
-        """Texts through the first ``count`` ops (all by default): strings, or lists of ids."""
+    def python(self, texts: Iterable[str]) -> list[list[int]]:
+        """Texts to ids."""
         rows = list(texts)
-        for place in range(len(self.steps) if count is None else count):
-            module = self._module(place) if count is not None else self.modules[place]
+        for module in self.modules:
             rows = module.python(rows)
         return rows
+
+    def through(self, texts: Callable[[], Iterable[str]], count: int | None = None) -> Through:
+        """What ``texts()`` gives, through the first ``count`` ops, or all."""
+        first = self.modules if count is None else [self._module(i) for i in range(count)]
+        return Through(texts, first)
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """string [n] -> ids int32 [n,t], padded; core TensorFlow ops."""
@@ -144,24 +149,6 @@ def _tokenizer(modules: list[TextOp], chain: str) -> Tokenizer:
     )
 
 
-class Ids:
-    """Rows of ids in memory, end to end: row i is ``values[splits[i] : splits[i + 1]]``."""
-
-    def __init__(self, rows: list[list[int]]):
-        lengths = np.array([len(row) for row in rows], np.int64)
-        self.lengths = lengths
-        splits = np.concatenate([[0], np.cumsum(lengths)])
-        flat = (np.asarray(row, np.int32) for row in rows if row)
-        values = np.concatenate([np.zeros(0, np.int32), *flat])
-        with tf.device("CPU:0"):
-            self.values, self.splits = tf.constant(values), tf.constant(splits)
-
-    def gather(self, index: tf.Tensor) -> tf.RaggedTensor:
-        """The rows at ``index`` [n], int32 [n, None]."""
-        rows = tf.RaggedTensor.from_row_splits(self.values, self.splits, validate=False)
-        return tf.gather(rows, index)
-
-
 class TextReader:
     """The texts of one split of a source, by row number: for classes, and for translation.
 
@@ -175,19 +162,24 @@ class TextReader:
         self.rows, self.preprocess, self.bucket = rows, preprocess, bucket
         self.target = None if rows.target is None else tf.constant(rows.target)
 
-    def python(self, indices, count: int) -> list[str]:
+    def python(self, indices, count: int) -> Through:
         """All texts of these rows, through the first ``count`` ops."""
-        texts = [text for column in self.rows.columns.values() for text in column[indices]]
-        return self.preprocess.python(texts, count)
+        columns = self.rows.columns.values()
+        texts = lambda: (column[row] for column in columns for row in indices)  # noqa: E731
+        return self.preprocess.through(texts, count)
 
     @cached_property
     def ids(self) -> dict[str, Ids]:
-        """Column -> its rows as ids."""
+        """Column -> its rows as ids; those of stored texts are stored as well."""
         with tf.init_scope():  # not in the graph of whatever map asks for them first
-            return {
-                name: Ids(self.preprocess.python(column))
-                for name, column in self.rows.columns.items()
-            }
+            return {name: self._ids(column) for name, column in self.rows.columns.items()}
+
+    def _ids(self, column) -> Ids:
+        place, preprocess = None, self.preprocess
+        if isinstance(column, StoredTexts):
+            made_from = [fingerprint_of({"text": column}), preprocess.chain, preprocess.states]
+            place = directory("ids", made_from)
+        return Ids(preprocess.through(lambda: column), preprocess.tokenizer.vocabulary_size, place)
 
     def count(self, indices) -> int:
         """Examples that these rows make."""
@@ -201,7 +193,7 @@ class TextReader:
 
     def _order(self, lengths, batch_size, seed, start_step, shuffle) -> tf.data.Dataset:
         """Epochs and places, int64 [batch_size] each, of examples of these lengths [n]."""
-        group, lengths = self.bucket, tf.constant(lengths)
+        group, lengths = self.bucket, tf.convert_to_tensor(lengths)
 
         def batches(number):  # those of a window of `group` batches, [group, batch_size]
             n = len(lengths)
@@ -259,82 +251,6 @@ class TextReader:
     def raw(self, indices) -> dict[str, np.ndarray]:
         """The strings of these rows, by column."""
         return self.rows.take(indices).columns
-
-
-class PackedReader(TextReader):
-    """Texts as one long row of ids, of which a language model sees ``context`` at a time.
-
-    Each document ends with the end token. In epoch e the cuts begin at a place of its own between
-    0 and context - 1, so that no token is always the first; evaluation begins at 0. What is left
-    at the end, fewer than ``context`` tokens, is not used.
-    """
-
-    def __init__(self, rows: Rows, preprocess: TextPreprocess, context: int | None):
-        super().__init__(rows, preprocess)
-        if context is None:
-            raise SourceError(
-                "A language model needs data.context: how many tokens an example has, e.g. "
-                "--data.context 64."
-            )
-        self.context = context
-        self._joined: dict[bytes, tf.Tensor] = {}
-
-    def tokens(self, indices) -> tf.Tensor:
-        """All tokens of these documents, int32 [tokens]."""
-        key = np.asarray(indices, np.int64).tobytes()
-        if key not in self._joined:
-            ids, end = self.ids["text"], self.preprocess.tokenizer.end_id
-            values, splits = ids.values.numpy(), ids.splits.numpy()
-            parts = [values[splits[row] : splits[row + 1]] for row in indices]
-            if len(parts) > 1:  # a single text is not ended: it is a cut out of a longer one
-                parts = [np.append(part, np.int32(end)) for part in parts]
-            with tf.device("CPU:0"):
-                self._joined[key] = tf.constant(np.concatenate(parts))
-        return self._joined[key]
-
-    def count(self, indices) -> int:
-        """Whole examples of which each token has a next one."""
-        found = (len(self.tokens(indices)) - 1) // self.context
-        if not found:
-            raise SourceError(
-                f"A split has {len(self.tokens(indices))} tokens, too few for one example of "
-                f"data.context {self.context} and the token after it. Give more text, or lower "
-                "data.context."
-            )
-        return found
-
-    def train(self, indices, batch_size, seed, start_step, shuffle, window) -> tf.data.Dataset:
-        """The unbounded training stream; see :mod:`.stream`."""
-        tokens, context = self.tokens(indices), self.context
-        room = len(tokens) - 1 - context  # the last place at which an example can begin
-        count = self.count(indices)
-
-        def batch(step):
-            epoch, place = positions(step, batch_size, count, seed, shuffle)
-            phase = Draws(seed, epoch, tf.zeros_like(epoch), _PHASE).integers(context)
-            begins = place * context + tf.cast(phase, tf.int64) * int(shuffle)
-            # The last example begins so early that it is whole, wherever the cuts are.
-            return self._pieces(tokens, tf.minimum(begins, room))
-
-        return parallel(tf.data.Dataset.range(start_step, FOREVER), batch)
-
-    def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
-        """The pieces in order, last batch smaller."""
-        tokens, n = self.tokens(indices), self.count(indices)
-
-        def batch(step):
-            place = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, n))
-            return self._pieces(tokens, place * self.context)
-
-        return deterministic(parallel(tf.data.Dataset.range(math.ceil(n / batch_size)), batch))
-
-    def _pieces(self, tokens, begins):
-        places = begins[:, None] + tf.range(self.context + 1, dtype=tf.int64)
-        piece = tf.gather(tokens, places)
-        return piece[:, :-1], piece[:, 1:]
-
-    def targets(self, indices) -> None:
-        """None: the targets are the texts themselves."""
 
 
 def _pad(rows: tf.RaggedTensor, pad_to: int, fill: int) -> tf.Tensor:

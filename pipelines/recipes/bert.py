@@ -32,9 +32,10 @@ def bert_tiny_docstrings() -> Recipe:
     """BERT-tiny (2 layers, 128 wide) on the prose of the installed libraries' documentation.
 
     2 CPU cores. Not measured; projected: 8 minutes. No download. Gaps and following texts, as in
-    the paper; the export gives embeddings of texts.
+    the paper; the export gives embeddings of texts. Other texts, of any size: see gpt-docstrings.
 
         epochal train bert-tiny-docstrings
+        epochal train bert-tiny-docstrings --data.source 'text:shards/*.txt.gz'
     """
     return Recipe(
         name="bert-tiny-docstrings",

@@ -60,9 +60,12 @@ def gpt_shakespeare() -> Recipe:
 def gpt_docstrings() -> Recipe:
     """The prose of the installed libraries' documentation, in pieces of words.
 
-    2 CPU cores: not measured; projected: 8 minutes. No download.
+    2 CPU cores: not measured; projected: 8 minutes. No download. Other texts, of any size, are
+    shards of documents with empty lines between them; more of them than `--data.cache-mib` are
+    tokenized once, in files under EPOCHAL_CACHE_DIR:
 
         epochal train gpt-docstrings
+        epochal train gpt-docstrings --data.source 'text:shards/*.txt.gz'
     """
     return Recipe(
         name="gpt-docstrings",

@@ -20,7 +20,8 @@ An op is a function of a whole batch and its literal arguments::
   the earlier ops of the chain leave them. The op receives the result as ``state``.
 - An op on text (kind "text") is a factory, registered with ``makes``: it takes its arguments, and
   ``state`` if it learns, and returns a ``text.TextOp``, which runs on Python strings in training
-  and as a graph in serving. Its ``fit`` gets the list of strings that the earlier ops leave.
+  and as a graph in serving. Its ``fit`` gets the strings that the earlier ops leave, one after
+  the other (there may be more than memory holds), and may go through them several times.
 - A ``random`` op receives ``rng`` in training, whose draws ([n], one a row) are functions of the
   seed, the epoch, the example's index and the op's place in the chain; with ``rng=None``
   (evaluation, serving) it takes its deterministic form.

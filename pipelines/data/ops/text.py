@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -220,7 +221,7 @@ def collapse_spaces() -> TextOp:
     return CollapsedSpaces()
 
 
-def _fit_characters(rows: list[str], size: int | None = None) -> dict[str, Any]:
+def _fit_characters(rows: Iterable[str], size: int | None = None) -> dict[str, Any]:
     return {"vocabulary": Characters.learn(rows, size)}
 
 
@@ -243,7 +244,7 @@ def utf8_bytes() -> TextOp:
     return Bytes()
 
 
-def _fit_wordpiece(rows: list[str], size: int = 8000, mask: bool = False) -> dict[str, Any]:
+def _fit_wordpiece(rows: Iterable[str], size: int = 8000, mask: bool = False) -> dict[str, Any]:
     return {"vocabulary": WordPiece.learn(rows, size, mask)}
 
 
@@ -259,7 +260,7 @@ def wordpiece(size: Size = 8000, mask: bool = False, *, state: dict[str, Any]) -
     return WordPiece(*_learnt("wordpiece", state, "vocabulary"), **special)
 
 
-def _fit_byte_bpe(rows: list[str], size: int = 8000) -> dict[str, Any]:
+def _fit_byte_bpe(rows: Iterable[str], size: int = 8000) -> dict[str, Any]:
     vocabulary, merges = ByteBPE.learn(rows, size)
     return {"vocabulary": vocabulary, "merges": merges}
 
@@ -275,7 +276,7 @@ def byte_bpe(size: Size = 8000, *, state: dict[str, Any]) -> TextOp:
     return ByteBPE(*_learnt("byte_bpe", state, "vocabulary", "merges"), **special)
 
 
-def _fit_tokenizer_of(rows: list[str], path: str) -> dict[str, Any]:
+def _fit_tokenizer_of(rows: Iterable[str], path: str) -> dict[str, Any]:
     """Its chain and states, so that the place it comes from is not needed any more."""
     try:
         place = locate(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -68,8 +68,10 @@ class ByteBPE(Tokenizer):
         self._ranks = hash_table(ranks, _NO_RANK)
 
     @staticmethod
-    def learn(rows: list[str], size: int) -> tuple[list[str], list[str]]:
+    def learn(rows: Iterable[str], size: int) -> tuple[list[str], list[str]]:
         """Vocabulary, of at most ``size`` pieces, and merges of a corpus. Deterministic.
+
+        ``rows`` are gone through twice.
 
         Raises:
             OpsError: a corpus without text, or no room for the special pieces and 256 bytes.

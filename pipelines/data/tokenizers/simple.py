@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +41,7 @@ class Characters(Tokenizer):
         self._table = codepoints.Table(ids)
 
     @staticmethod
-    def learn(rows: list[str], size: int | None = None) -> list[str]:
+    def learn(rows: Iterable[str], size: int | None = None) -> list[str]:
         """The vocabulary of a corpus: its ``size - 4`` commonest characters, the commonest first.
 
         Equally common ones stand in Unicode's order. Raises OpsError for a corpus without any.

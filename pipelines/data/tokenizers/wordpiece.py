@@ -7,7 +7,8 @@ the same in core TensorFlow operations.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +52,7 @@ class WordPiece(Tokenizer):
         self._edges = hash_table(edges, -1)
 
     @staticmethod
-    def learn(rows: list[str], size: int, mask: bool = False) -> list[str]:
+    def learn(rows: Iterable[str], size: int, mask: bool = False) -> list[str]:
         """The vocabulary of a corpus, of at most ``size`` pieces, with "[MASK]" if ``mask``.
 
         Every character of the corpus is in it, as the start of a word and, where it occurs so, as
@@ -62,12 +63,12 @@ class WordPiece(Tokenizer):
         """
         library_ = library()
         normalizer, splitter = _splitting()
-        words = [
-            [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(row))]
-            for row in rows
-        ]
-        characters = sorted({c for row in words for word in row for c in word})
-        later = sorted({c for row in words for word in row for c in word[1:]})
+        counts = Counter()
+        for row in rows:
+            words = splitter.pre_tokenize_str(normalizer.normalize_str(row))
+            counts.update(word for word, _ in words)
+        characters = sorted({c for word in counts for c in word})
+        later = sorted({c for word in counts for c in word[1:]})
         # The library numbers continuing characters in the order of a hash table, other in each
         # process, and decides ties by these numbers: here they have their places before.
         special = [*SPECIAL, *([MASK] if mask else [])]
@@ -83,7 +84,7 @@ class WordPiece(Tokenizer):
         trainer = library_.trainers.WordPieceTrainer(
             vocab_size=size, special_tokens=alphabet, show_progress=False
         )
-        trained.train_from_iterator((word for row in words for word in row), trainer)
+        trained.train_from_iterator(counts.elements(), trainer)
         pieces = trained.get_vocab(with_added_tokens=False)
         return sorted(pieces, key=pieces.get)
 
