@@ -75,8 +75,10 @@ def ablate(
 
     Returns:
         {"recipe", "metric", "split", "seeds", "variants": [{"name", "changes", "scores" [seeds],
-        "mean", "difference", "low", "high", "time_ratio", "parameters", "verdict", "error"}]}; also
-        written as ablation.json, ablation.csv, ablation.png, curves.png and README.md.
+        "mean", "difference", "low", "high", "time_ratio", "parameters", "verdict", "error"}],
+        "curve"}; also written as ablation.json, ablation.csv, ablation.png, curves.png and
+        README.md. Where a varied key has numbers, "curve" is what :func:`.response.curve` makes of
+        it, drawn in response.png; else None.
 
     Raises:
         RecipeError: a key or value that the recipe does not have, fewer than two variants.
@@ -179,7 +181,7 @@ def labels(found: Sequence[Variant]) -> dict[str, str]:
 def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data) -> dict[str, Any]:
     """A row of the report without the comparison: runs of all seeds, or why there are none."""
     row: dict[str, Any] = {"name": variant.name, "changes": variant.changes}
-    row |= {"runs": [], "histories": []}
+    row |= {"words": variant.words, "runs": [], "histories": []}
     recipe = variant.recipe
     try:
         if tune_each is not None:

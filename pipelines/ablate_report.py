@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import paired, studies
+from . import paired, response, studies
 from .recipe import Recipe, RecipeError
 from .run import RunError, write_atomic, write_json
 
@@ -27,8 +27,8 @@ def report(
     Args:
         place: the study's directory.
         recipe: that the variants are made of.
-        rows: of each variant its ``name`` and ``changes``, the metrics (``runs``) and histories of
-            all seeds, or an ``error``.
+        rows: of each variant its ``name``, ``changes`` and their ``words``, the metrics (``runs``)
+            and histories of all seeds, or an ``error``.
         labels: what figures call each variant, by its name.
         seeds: runs of each variant.
         metric: as for :func:`.ablate.ablate`.
@@ -79,18 +79,24 @@ def report(
         if "tuned" in row:
             chosen = ", ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in row["tuned"].items())
             row["verdict"] += f" (chosen on validation: {chosen})"
+    curve = response.curve(rows, name)
+    for row in rows:
+        del row["words"]
     result = {
         "recipe": recipe.name,
         "metric": name,
         "split": split,
         "seeds": seeds,
         "variants": rows,
+        "curve": curve,
         "directory": str(place),
     }
     write_json(place / "ablation.json", result)
     write_atomic(place / "ablation.csv", _csv(rows))
     write_atomic(place / "README.md", _card(result))
     studies.draw_differences(result, labels, place / "ablation.png")
+    if curve is not None:
+        response.draw(curve, name, place / "response.png")
     curves = {labels[row["name"]]: histories[row["name"]] for row in rows if "scores" in row}
     studies.draw_curves(curves, name, place / "curves.png")
     return result
@@ -122,9 +128,18 @@ def _card(result: dict[str, Any]) -> str:
         "seed by seed from the first variant with 95% intervals.",
         "",
         *(f"- {row['verdict']}" for row in result["variants"]),
+        *_curve_lines(result["curve"]),
         "",
         "![differences](ablation.png)",
         "![training](curves.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def _curve_lines(curve: dict[str, Any] | None) -> list[str]:
+    if curve is None:
+        return []
+    told = [f"- {verdict}" for verdict in curve["verdicts"]]
+    first = f"At each {curve['key']}, from {curve['lines'][0]['name']} there:"
+    return ["", *([first, "", *told, ""] if told else []), "![over its values](response.png)"]

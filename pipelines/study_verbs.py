@@ -143,6 +143,11 @@ def ablate(
         )
         for row in result["variants"]:
             console.print(f"  {row['verdict']}", highlight=False, soft_wrap=True)
+        if result["curve"] and result["curve"]["verdicts"]:
+            lines = result["curve"]["lines"]
+            console.print(f"at each value, from {lines[0]['name']} there:", highlight=False)
+            for verdict in result["curve"]["verdicts"]:
+                console.print(f"  {verdict}", highlight=False, soft_wrap=True)
         console.print(f"study: {result['directory']}", highlight=False)
 
 

@@ -10,6 +10,12 @@ network from scratch, on the same test rows, with 1%, 10% and all of the labels:
     epochal evaluate A --against B                    (differences with 95% intervals)
     epochal evaluate A --against tf-idf-characters    (the same, to logistic regression)
 
+or, as one study that draws the curve over the shares, for the same steps everywhere:
+
+    epochal ablate bert-finetune-nsmc --grid --seeds 3 --vary data.train-fraction=0.01,0.1,1 \
+        --vary model.weights=none,runs/bert-pretrain-nsmc \
+        --algorithm.layer-decay none --algorithm.steps 2000 --algorithm.steps-per-epoch 200
+
 Pre-training sees the training rows alone, without labels: validation and test rows are the same in
 all of these recipes.
 """
