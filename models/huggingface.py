@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,10 @@ def take_weights(model: GPT, directory: str | Path) -> None:
 
 
 def save_huggingface(
-    model: BERT | GPT, directory: str | Path, vocabulary: Vocabulary | None = None
+    model: BERT | GPT,
+    directory: str | Path,
+    vocabulary: Vocabulary | None = None,
+    labels: Sequence[str] = (),
 ) -> None:
     """Writes a model as a directory that Hugging Face's libraries load.
 
@@ -145,6 +149,7 @@ def save_huggingface(
         model: GPT-1 and sparse attention have no place in this format.
         directory: new, or without weights.
         vocabulary: written in place of the files that the model came with, if any.
+        labels: names of a classifier's classes, for config.json.
 
     Raises:
         WeightsError: the format cannot hold the model, or the directory has weights already.
@@ -167,7 +172,14 @@ def save_huggingface(
     for name, (stored_name, dtype) in names.items():
         arrays[stored_name] = found[ALIASES.get(name, name)].get().astype(dtype)
     if vocabulary is not None:
-        files = vocabulary_files(vocabulary)
+        files, end = vocabulary_files(vocabulary), vocabulary.special.get("end")
+        if end is not None and "eos_token_id" in config:
+            config = config | {"eos_token_id": vocabulary.pieces.index(end)}
+    if labels:
+        config = config | {
+            "id2label": {str(number): label for number, label in enumerate(labels)},
+            "label2id": {label: number for number, label in enumerate(labels)},
+        }
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)

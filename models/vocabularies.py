@@ -31,7 +31,9 @@ class Vocabulary:
     special: dict[str, str | None] = field(default_factory=dict)
     """Pieces for "pad", "start", "end" and "unknown"; None for what the vocabulary lacks."""
     lowercase: bool = False
-    """Whether texts are to be lower case, and without accents."""
+    """Whether texts are to be lower case."""
+    strip_accents: bool | None = None
+    """Whether they are to be without accents; None: where they are to be lower case."""
 
 
 def read_vocabulary(directory: str | Path) -> Vocabulary:
@@ -64,6 +66,7 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
             _lines(directory / "vocab.txt"),
             special=special("wordpiece", _WORDPIECE),
             lowercase=bool(said.get("do_lower_case", True)),
+            strip_accents=said.get("strip_accents"),
         )
     elif (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         ids = read_json(directory, "vocab.json")
@@ -99,6 +102,8 @@ def vocabulary_files(vocabulary: Vocabulary) -> dict[str, bytes]:
     """Name -> content of the files that a directory has of it."""
     if vocabulary.kind == "wordpiece":
         config = {"do_lower_case": vocabulary.lowercase, "tokenizer_class": "BertTokenizer"}
+        if vocabulary.strip_accents is not None:
+            config["strip_accents"] = vocabulary.strip_accents
         texts = {"vocab.txt": "\n".join(vocabulary.pieces) + "\n"}
     else:
         config = {"tokenizer_class": "GPT2Tokenizer"}

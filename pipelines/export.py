@@ -28,7 +28,7 @@ from .run import Run, RunError, write_json
 from .served import Served, action_values, examples, respond
 from .signature import describe
 
-FORMATS = ("saved-model",)
+FORMATS = ("saved-model", "huggingface")
 # How far an answer may lie from the Keras model's. With 8 or 11 bits of precision a graph whose
 # operations are fused rounds elsewhere than single calls do.
 TOLERANCE = {"float32": 1e-5, "mixed_float16": 4e-3, "mixed_bfloat16": 3e-2}
@@ -45,14 +45,18 @@ def export(
     verify: bool = True,
     data: Any = None,
 ) -> Path:
-    """Writes a run as a SavedModel; the directory appears whole or not at all.
+    """Writes a run as a SavedModel, or of a BERT or GPT as a Hugging Face directory.
+
+    The directory appears whole or not at all.
 
     Args:
         run: a finished run, or its directory.
         to: the directory that gets ``<version>/``; by default ``export`` in the run directory. The
-            version is the next whole number there.
-        format: "saved-model".
-        verify: ask the result in a process with TensorFlow alone, see :func:`verify`.
+            version is the next whole number there. Of a Hugging Face directory: the directory
+            itself, which must be new; by default ``huggingface`` in the run directory.
+        format: "saved-model" or "huggingface".
+        verify: ask the result in a process with TensorFlow alone, see :func:`verify`; read the
+            Hugging Face directory back.
         data: for runs trained on arrays from Python: the same arrays, so that the example request
             and the verification use real rows. Without them rows are made up.
 
@@ -61,12 +65,16 @@ def export(
 
     Raises:
         ValueError: an unknown format.
-        RunError: the run is not finished, the model needs operations beyond core TensorFlow, or
-            the export answers otherwise than the model.
+        RunError: the run is not finished, the model needs operations beyond core TensorFlow or has
+            no place in Hugging Face's format, or the export answers otherwise than the model.
     """
     if format not in FORMATS:
         raise ValueError(f"There is no export format {format!r}. Available: {', '.join(FORMATS)}.")
     run = run if isinstance(run, Run) else Run(run)
+    if format == "huggingface":
+        from .export_huggingface import export_huggingface
+
+        return export_huggingface(run, to, verify)
     served = Served.of(run)
     rows, x = examples(run, data)
 

@@ -188,15 +188,17 @@ def predict(
             new_console().print(results.answer(answer), highlight=False, soft_wrap=True)
 
 
-def export(run: RunName, /, *, to: Directory = None, format: Literal["saved-model"] = "saved-model",
-           verify: bool = True, json: bool = False) -> None:  # fmt: skip
+def export(run: RunName, /, *, to: Directory = None, verify: bool = True, json: bool = False,
+           format: Literal["saved-model", "huggingface"] = "saved-model") -> None:  # fmt: skip
     """Write a SavedModel that takes raw inputs, and check it in a process with TensorFlow alone.
+
+    Or, of a BERT or GPT, a directory that Hugging Face's libraries load, with its tokenizer.
 
     Args:
         run: a run directory.
-        to: where to; by default export/VERSION in the run directory.
+        to: where to; by default export/VERSION, or huggingface, in the run directory.
         format: what to write.
-        verify: load the result in a clean process and compare its answers with the model's.
+        verify: load the result and compare it with the model (a SavedModel in a clean process).
         json: print JSON.
     """
     load_tensorflow()
@@ -206,7 +208,8 @@ def export(run: RunName, /, *, to: Directory = None, format: Literal["saved-mode
     if json:
         print_json({"export": str(path), "verified": verify})
     else:
-        checked = ", answers checked in a process with TensorFlow alone" if verify else ""
+        how = {"saved-model": "answers checked in a process with TensorFlow alone"}
+        checked = f", {how.get(format, 'read back and compared')}" if verify else ""
         new_console().print(f"exported to {path}{checked}", highlight=False)
 
 

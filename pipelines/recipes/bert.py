@@ -12,8 +12,8 @@ network from scratch, on the same test rows, with 1%, 10% and all of the labels:
 
 or, as one study that draws the curve over the shares, for the same steps everywhere:
 
-    epochal ablate bert-finetune-nsmc --grid --seeds 3 --vary data.train-fraction=0.01,0.1,1 \
-        --vary model.weights=none,runs/bert-pretrain-nsmc \
+    epochal ablate bert-finetune-nsmc --grid --seeds 3 --vary data.train-fraction=0.01,0.1,1 \\
+        --vary model.weights=none,runs/bert-pretrain-nsmc \\
         --algorithm.layer-decay none --algorithm.steps 2000 --algorithm.steps-per-epoch 200
 
 Pre-training sees the training rows alone, without labels: validation and test rows are the same in

@@ -288,9 +288,9 @@ def _fit_tokenizer_of(rows: Iterable[str], path: str) -> dict[str, Any]:
     learnt = {"vocabulary": words.pieces, "special": words.special}
     if words.kind == "byte-bpe":
         return {"ops": "byte_bpe", "states": [learnt | {"merges": words.merges}]}
-    if words.lowercase:
-        return {"ops": "strip_accents|lowercase|wordpiece", "states": [None, None, learnt]}
-    return {"ops": "wordpiece", "states": [learnt]}
+    bare = words.lowercase if words.strip_accents is None else words.strip_accents
+    before = ["strip_accents"] * bare + ["lowercase"] * words.lowercase
+    return {"ops": "|".join([*before, "wordpiece"]), "states": [*(None for _ in before), learnt]}
 
 
 def _of_run(place: Path) -> dict[str, Any]:
