@@ -161,6 +161,7 @@ def test_an_op_that_refuses_says_where(monkeypatch):
     assert [len(row) for row in chain.through(lambda: ["abc", "ab", "c"])] == [3, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
 def test_text_of_tfds_in_files_is_that_in_memory():
     settings = {"source": "tfds:tiny_shakespeare", "ops": "characters", "context": 64}
