@@ -75,5 +75,6 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path | str) -> None:
     """Writes the figure as a PNG, the same bytes for the same figure."""
     blob = io.BytesIO()
-    figure.savefig(blob, format="png", facecolor="white", metadata={"Software": None})
+    # Not savefig, which draws everything twice: the first time only to lay it out.
+    figure.canvas.print_png(blob, metadata={"Software": None})
     write_atomic(Path(path), blob.getvalue())
