@@ -36,26 +36,28 @@ def worst_mistakes(
     if not images:
         return
     across = min(6, len(images))
-    down = math.ceil(len(images) / across)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = new_figure(max(1.8 * across, 3.6), 2.25 * down)
-        grid = figure.subplots(down, across, squeeze=False).ravel()
-        for axes in grid[len(images) :]:
-            axes.set_axis_off()
-        for axes, image, (taken_for, probability, truth) in zip(
-            grid, images, captions, strict=False
+    step = _CELL + _GAP
+    with mpl.rc_context(STYLE):
+        board = _Board(
+            max(2 * _MARGIN + across * step - _GAP, 3.6),
+            _TOP + math.ceil(len(images) / across) * (step + 2 * _LINE) - _GAP + _MARGIN,
+            "the surest mistakes",
+            "truth above, answer and its probability below",
+        )
+        for place, (image, (taken_for, probability, truth)) in enumerate(
+            zip(images, captions, strict=True)
         ):
-            axes.imshow(**_pixels(image))
-            axes.spines[:].set_visible(False)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(shorten(truth, 22), fontsize=8.5, fontweight="normal", loc="center",
-                           pad=3, color=GREY)  # fmt: skip
-            axes.set_xlabel(f"{shorten(taken_for, 15)} ({probability:.0%})", fontsize=8.5,
-                            color=RED, labelpad=3)  # fmt: skip
-        figure.suptitle("truth above, answer and its probability below", fontsize=9, color=GREY,
-                        x=0.02, ha="left")  # fmt: skip
-        save(figure, path)
+            x = _MARGIN + place % across * step
+            y = _TOP + place // across * (step + 2 * _LINE) + _LINE
+            longest = max(image.shape[:2])
+            tall, wide = (_CELL * pixels / longest for pixels in image.shape[:2])
+            board.text(x + _CELL / 2, y - 0.05, shorten(truth, 22), ha="center", fontsize=8.5,
+                       color=GREY)  # fmt: skip
+            board.tile(x + (_CELL - wide) / 2, y + (_CELL - tall) / 2, wide, tall, **_pixels(image))
+            board.text(x + _CELL / 2, y + _CELL + 0.16,
+                       f"{shorten(taken_for, 15)} ({probability:.0%})", ha="center", fontsize=8.5,
+                       color=RED)  # fmt: skip
+        save(board.figure, path)
 
 
 def _displayable(images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -90,6 +92,7 @@ _ACTIVE = LinearSegmentedColormap.from_list("active", ["white", BLUE, "#0b2545"]
 _FILTERS = 96  # at most
 _CHANNELS = 8  # maps of a stage
 _MARGIN, _GAP, _LINE, _TOP = 0.16, 0.08, 0.2, 0.68  # inches
+_CELL = 1.6  # inches, of a mistake
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from epochal.pipelines import pictures, plots
@@ -13,13 +13,13 @@ from epochal.pipelines import pictures, plots
 def figures(monkeypatch):
     """The figures that are saved, to look at their content."""
     kept = []
-    save = Figure.savefig
+    write = FigureCanvasAgg.print_png
 
-    def keep(figure, *arguments, **options):
-        kept.append(figure)
-        save(figure, *arguments, **options)
+    def keep(canvas, *arguments, **options):
+        kept.append(canvas.figure)
+        write(canvas, *arguments, **options)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", keep)
     return kept
 
 
@@ -119,10 +119,18 @@ def test_worst_mistakes_shows_images_of_several_sizes(tmp_path, figures):
     pictures.worst_mistakes(
         images, [("cat", 0.98, "dog"), ("x" * 40, 0.6, "y")], tmp_path / "w.png"
     )
-    first, second = figures[0].axes
-    assert first.images[0].get_array().shape == (8, 8)
-    assert (first.get_title(), first.get_xlabel()) == ("dog", "cat (98%)")
-    assert second.get_xlabel() == "x" * 14 + "… (60%)"
+    (axes,) = figures[0].axes
+    first, second = axes.images
+    assert first.get_array().shape == (8, 8)
+    left, right, bottom, top = first.get_extent()
+    assert right - left == pytest.approx(bottom - top)
+    left, right, bottom, top = second.get_extent()  # twice as tall as wide, as it is
+    assert 2 * (right - left) == pytest.approx(bottom - top)
+    *_, truth, answer, _, cut = axes.texts
+    assert (truth.get_text(), answer.get_text()) == ("dog", "cat (98%)")
+    assert truth.get_position()[1] < first.get_extent()[3]
+    assert answer.get_position()[1] > first.get_extent()[2]
+    assert cut.get_text() == "x" * 14 + "… (60%)"
     pictures.worst_mistakes([], [], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
