@@ -9,7 +9,11 @@ fingerprint and ``about["versions"]`` say.
 from __future__ import annotations
 
 import ast
+import collections
+import contextlib
+import gc
 import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +32,8 @@ def open_docstrings(task: str | None = None) -> Source:
     no target). SourceError where none is found."""
     texts, labels, versions = [], [], {}
     for label, library in enumerate(LIBRARIES):
-        found = _paragraphs(library)
+        with _uncollected():
+            found = _paragraphs(library)
         versions[library] = metadata.version(library)
         texts += found
         labels += [label] * len(found)
@@ -60,15 +65,42 @@ def _paragraphs(library: str) -> list[str]:
             tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):  # templates and the like
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
-                    text = " ".join(paragraph.split())
-                    if _is_prose(text):
-                        found[text] = None
+        for node in _documented(tree):
+            for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
+                text = " ".join(paragraph.split())
+                if _is_prose(text):
+                    found[text] = None
         if len(found) >= _PER_LIBRARY:
             break
     return list(found)[:_PER_LIBRARY]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: syntax trees are many objects and no cycles, and searching them
+    for such, with all of TensorFlow beside them, takes as long as parsing."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _documented(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    """The module, its classes and functions in the order of ``ast.walk``, which visits every
+    expression too, ten nodes for one."""
+    waiting = collections.deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield node
+        waiting.extend(
+            child
+            for child in ast.iter_child_nodes(node)
+            if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case)
+        )
 
 
 def _files(library: str) -> list[Path]:
