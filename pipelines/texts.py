@@ -95,7 +95,7 @@ def translate(model, dataset, split: str) -> dict[str, np.ndarray]:
     raw = dataset.raw(split, np.arange(count))
     tokenizer = dataset.preprocess.tokenizer
     ids = dataset.preprocess.python(raw["source"])
-    run = model.translator(BEAM, ALPHA, dataset.preprocess.inputs["longest"])
+    longest = dataset.preprocess.inputs["longest"]
     order = np.argsort([len(row) for row in ids], kind="stable")
     answers = np.empty(count, object)
     for start in range(0, count, _ROWS):
@@ -104,7 +104,8 @@ def translate(model, dataset, split: str) -> dict[str, np.ndarray]:
         source = np.full((len(rows), max(1, width)), tokenizer.fill_id, np.int32)
         for i, row in enumerate(rows):
             source[i, : len(ids[row])] = ids[row]
-        texts = tokenizer.decode(run(source)["ids"]).numpy()
+        # Not by a translator of its own, which would be traced again for each split.
+        texts = tokenizer.decode(model.translate(source, BEAM, ALPHA, longest)["ids"]).numpy()
         answers[rows] = [text.decode() for text in texts]
     return {"source": raw["source"], "target": raw["target"], "translation": answers}
 
