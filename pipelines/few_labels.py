@@ -125,7 +125,6 @@ def few_labels(
             for arm, recipe in (("fine_tuned", tuned), ("from_scratch", scratch)):
                 scores[arm].append(_train(recipe, _folder(run, recipe), callbacks, data))
         rows.append(_row(fraction, count, scores))
-        log.info("%s", rows[-1]["verdict"])
     result = {
         "labels": source,
         "runs": [str(run.path) for run in runs],

@@ -54,7 +54,7 @@ def resnet20_fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST in 15 epochs.
 
     2 CPU cores with bfloat16 instructions, 35 minutes on a busy machine. Test accuracy 93.6% (one
-    seed); with `--algorithm.epochs 8` 93.1% (one seed, 12 minutes on a busy machine). Needs the set
+    seed); with `--algorithm.epochs 8` 92.9% (one seed, 13 processor minutes). Needs the set
     in TFDS_DATA_DIR.
 
         epochal train resnet20-fashion-mnist
