@@ -173,8 +173,9 @@ def save_huggingface(
         arrays[stored_name] = found[ALIASES.get(name, name)].get().astype(dtype)
     if vocabulary is not None:
         files, end = vocabulary_files(vocabulary), vocabulary.special.get("end")
-        if end is not None and "eos_token_id" in config:
-            config = config | {"eos_token_id": vocabulary.pieces.index(end)}
+        if end in vocabulary.pieces and "eos_token_id" in config:
+            number = vocabulary.pieces.index(end)
+            config = config | {"eos_token_id": number, "bos_token_id": number}
     if labels:
         config = config | {
             "id2label": {str(number): label for number, label in enumerate(labels)},

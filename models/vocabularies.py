@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .weight_files import WeightsError, read_json
@@ -15,6 +15,7 @@ _NAMES = {
 }  # fmt: skip
 _WORDPIECE = {"pad": "[PAD]", "start": "[CLS]", "end": "[SEP]", "unknown": "[UNK]"}
 _END = "<|endoftext|>"
+_ENDLESS = 10**9  # Hugging Face writes 1e30 for "any number"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Vocabulary:
     """Whether texts are to be lower case."""
     strip_accents: bool | None = None
     """Whether they are to be without accents; None: where they are to be lower case."""
+    longest: int | None = None
+    """Ids that a text may have, start and end included; None: any number."""
 
 
 def read_vocabulary(directory: str | Path) -> Vocabulary:
@@ -83,6 +86,9 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
             f"{directory} has no vocabulary: neither vocab.txt (BERT) nor vocab.json with "
             "merges.txt (GPT-2)."
         )
+    longest = said.get("model_max_length")
+    if isinstance(longest, int) and longest < _ENDLESS:
+        found = replace(found, longest=longest)
     if (directory / "config.json").is_file():
         size = read_json(directory, "config.json").get("vocab_size", len(found.pieces))
         if len(found.pieces) > size:
@@ -115,5 +121,9 @@ def vocabulary_files(vocabulary: Vocabulary) -> dict[str, bytes]:
     for key, name in _NAMES[vocabulary.kind].items():
         if vocabulary.special.get(key) is not None:
             config[name] = vocabulary.special[key]
+    if vocabulary.kind == "byte-bpe" and vocabulary.special.get("end") is not None:
+        config["bos_token"] = vocabulary.special["end"]  # as GPT-2 has it: one piece for both
+    if vocabulary.longest is not None:
+        config["model_max_length"] = vocabulary.longest
     texts["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False)
     return {name: text.encode() for name, text in texts.items()}

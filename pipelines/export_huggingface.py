@@ -2,8 +2,9 @@
 
 ``config.json`` with the names of the classes, ``model.safetensors``, and the vocabulary that the
 run's chain of ops has learnt or borrowed, with its special pieces. Their tokenizer adds [CLS] and
-[SEP] itself. It lowers and strips accents as the run does; other ops before the tokenizer have no
-place in these files: they are named in a warning, and texts have to go through them first.
+[SEP] itself, and cuts texts where the run does. It lowers and strips accents as the run does; other
+ops before the tokenizer have no place in these files: they and what stands before them are named in
+a warning, and texts have to go through them first.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def export_huggingface(run: Run, to: str | os.PathLike | None = None, verify: bo
             f"{run.path} is a run of {run.recipe.model.name}; --format huggingface is for BERT and "
             "GPT. Leave it out for a SavedModel."
         )
-    vocabulary = vocabulary_of(run)
+    vocabulary = vocabulary_of(run, model.get_config()["context"])
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise RunError(f"{place} is there already. Name a new directory with --to.")
     building = None
@@ -75,45 +76,65 @@ def export_huggingface(run: Run, to: str | os.PathLike | None = None, verify: bo
     return place
 
 
-def vocabulary_of(run: Run) -> Vocabulary:
-    """The tokenizer of a run's chain of ops. Raises RunError where the format has none such."""
+def vocabulary_of(run: Run, context: int) -> Vocabulary:
+    """The tokenizer of a run's chain of ops, for a model with a context of so many ids.
+
+    Raises RunError where the format has none such.
+    """
     preprocess = run.preprocess
     ops = list(_expanded(preprocess.chain, preprocess.states))
-    found = next((place for place, (name, _) in enumerate(ops) if name in _KINDS), None)
+    found = next((place for place, (step, _) in enumerate(ops) if step.name in _KINDS), None)
     if found is None:
         raise RunError(
             f"The tokenizer in data.ops ({preprocess.chain!r}) has no place in Hugging Face's "
             f"files, which hold {' and '.join(_KINDS)}. Train with one of these."
         )
-    (name, state), before = ops[found], [op for op, _ in ops[:found]]
-    pieces = name == "wordpiece"
-    lost = [op for op in before if op not in (_HELD if pieces else ())]
+    (tokenizer, state), before = ops[found], [step.name for step, _ in ops[:found]]
+    pieces = tokenizer.name == "wordpiece"
+    # What comes before an op that the files lack has to stay before it: both are done outside.
+    held = _HELD if pieces else ()
+    cut = max((place for place, op in enumerate(before, 1) if op not in held), default=0)
+    lost, before = before[:cut], before[cut:]
     if lost:
         log.warning(
             "texts for %s have to go through %s first: its tokenizer's files cannot say so",
-            run.path, ", ".join(lost),
+            run.path, "|".join(lost),
         )  # fmt: skip
+    after = [step for step, _ in ops[found + 1 :]]
+    enclosed = any(step.name == "enclose" for step in after)
+    if pieces and not enclosed and preprocess.inputs["task"] != "masked-language-model":
+        log.warning(
+            "%s was trained without [CLS] and [SEP], which Hugging Face's tokenizer adds: call it "
+            "with add_special_tokens=False",
+            run.path,
+        )
+    limits = [
+        (step.args or [step.kwargs["n"]])[0] + 2 * enclosed
+        for step in after
+        if step.name == "max_tokens"
+    ]
     ours = {"pad": base.PAD, "start": base.START, "end": base.END, "unknown": base.UNKNOWN}
     special = ours | state.get("special", {})
     if not pieces:
         special |= {"start": None}  # which those files do not name
     return Vocabulary(
-        _KINDS[name],
+        _KINDS[tokenizer.name],
         state["vocabulary"],
         state.get("merges", []),
         special,
         pieces and "lowercase" in before,
         "strip_accents" in before if pieces else None,
+        min([context, *limits]),
     )
 
 
-def _expanded(chain: str, states: list[Any]) -> Iterator[tuple[str, Any]]:
+def _expanded(chain: str, states: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Ops of a chain and what they have learnt; those of a borrowed tokenizer in its place."""
     for (step, _), state in zip(build(chain, "text"), states, strict=True):
         if step.name == "tokenizer_of":
             yield from _expanded(state["ops"], state["states"])
         else:
-            yield step.name, state
+            yield step, state
 
 
 def _require_equal(directory: Path, model: BERT | GPT, vocabulary: Vocabulary) -> None:

@@ -64,6 +64,7 @@ def test_a_classifier_reads_back_with_its_classes_and_its_ids(bert, tmp_path, ca
     assert config["label2id"] == {"bad": 0, "good": 1}
     words = read_vocabulary(place)
     assert (words.special["start"], words.special["end"]) == ("[START]", "[END]")
+    assert words.longest == 20
     chain = f"tokenizer_of({str(place)!r})|max_tokens(18)|enclose"
     theirs = TextPreprocess("text", chain, {"task": "classification"}).fit(lambda count: [])
     assert theirs.python(TEXTS) == bert.preprocess.python(TEXTS)
@@ -88,7 +89,8 @@ def test_a_gpt_ends_where_its_own_end_is(gpt, tmp_path):
     ids = np.arange(12).reshape(2, 6)
     np.testing.assert_array_equal(again(ids), gpt.model(ids))
     config = json.loads((place / "config.json").read_text())
-    assert (config["pad_token_id"], config["eos_token_id"]) == (0, 2)  # [PAD], [END]
+    ids = {name: config[f"{name}_token_id"] for name in ("pad", "eos", "bos")}
+    assert ids == {"pad": 0, "eos": 2, "bos": 2}  # [PAD], [END]
     assert read_vocabulary(place).merges == gpt.preprocess.states[0]["merges"]
 
 
@@ -101,9 +103,14 @@ def test_what_the_format_does_not_hold_is_said(tmp_path, caplog):
     with pytest.raises(RunError, match="norm='pre'"):
         export(old, format="huggingface")
     assert not [path for path in old.path.iterdir() if path.is_dir()]
-    other = run_of(tmp_path / "other", "nfkc|lowercase|wordpiece(70)", classifier)
+    chain = "strip_accents|nfkc|lowercase|wordpiece(70)"
+    other = run_of(tmp_path / "other", chain, classifier)
     export(other, format="huggingface", verify=False)
-    assert "have to go through nfkc first" in caplog.text
+    # Their accents would go after nfkc, and take its composed letters apart.
+    assert "have to go through strip_accents|nfkc first" in caplog.text
+    assert "add_special_tokens=False" in caplog.text
+    words = read_vocabulary(other.path / "huggingface")
+    assert (words.lowercase, words.strip_accents, words.longest) == (True, False, 20)
 
 
 @pytest.mark.slow
@@ -111,6 +118,8 @@ def test_transformers_gives_the_same_answers(bert, gpt, tmp_path):
     transformers, torch = map(pytest.importorskip, ("transformers", "torch"))
     place = export(bert, format="huggingface")
     words = transformers.AutoTokenizer.from_pretrained(place)
+    long = words(" ".join(TEXTS * 3), truncation=True)["input_ids"]
+    assert long == bert.preprocess.python([" ".join(TEXTS * 3)])[0]
     given = words(TEXTS, padding=True, return_tensors="pt")
     ids = bert.preprocess(np.array(TEXTS, object)).numpy()
     np.testing.assert_array_equal(given["input_ids"], ids)
