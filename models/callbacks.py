@@ -74,12 +74,17 @@ class _Monitor(_Stateful):
         self.mode = mode
         super().__init__()
 
+    def _reset(self) -> None:
+        super()._reset()
+        self._seen = False
+
     def _read(self, logs: dict[str, Any] | None) -> float | None:
         """This epoch's value. None where a quantity seen before was not recorded this time."""
         logs = logs or {}
         if self.monitor in logs:
+            self._seen = True
             return float(logs[self.monitor])
-        if self.best is not None or self.wait:
+        if self._seen or self.best is not None or self.wait:
             return None
         hint = ""
         if self.monitor.startswith("val_") and not any(key.startswith("val_") for key in logs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -152,7 +153,7 @@ def _start(options: dict[str, Any], draw: Draw, spectral: bool = False) -> dict[
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
 def check(options: dict[str, Any]) -> None:

@@ -143,6 +143,8 @@ def _axis(text: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in split_values(rest)]
     if not equals or not key.strip() or not all(values):
         raise RecipeError(f"Cannot read --vary {text!r}: write KEY=a,b,c, e.g. loss=mse,mae,huber.")
+    if len({repr(literal(value)) for value in values}) < len(values):  # 0.1 is 1e-1
+        raise RecipeError(f"A value occurs twice in --vary {text!r}; every value is given once.")
     return key.strip(), values
 
 

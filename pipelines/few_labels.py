@@ -183,6 +183,7 @@ def _data(run: Run, source: str, **settings) -> Data:
         "task": None,
         "validation_fraction": 0.0,
         "train_examples": None,
+        "train_fraction": None,
         "batch_size": _BATCH,
     }
     return Data(**known | fixed | settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 
 from ..models import callbacks, finetune, optimizers
@@ -102,7 +104,7 @@ def early_stopping(recipe: Recipe, plan: Plan, dataset, loss):
         settings.monitor,
         settings.patience,
         settings.min_delta,
-        start_from_epoch=int(settings.start * plan.epochs),
+        start_from_epoch=math.floor(settings.start * plan.epochs + 1e-9),  # 0.29 * 100 is 28.99
     )
 
 

@@ -131,6 +131,12 @@ class TestEarlyStopping:
         assert early.best_epoch is None
         assert_weights(model, recorded.weights[1])
 
+    def test_before_the_start_a_quantity_need_not_be_recorded_in_every_epoch(self):
+        early, model = EarlyStopping(patience=1, start_from_epoch=3), small_model()
+        options = {"validation_data": (X, Y), "validation_freq": [1, 4, 5], "verbose": 0}
+        model.fit(X, Y, epochs=5, callbacks=[early], **options)
+        assert early.best_epoch >= 3
+
     def test_unknown_quantity_is_refused_and_names_what_is_recorded(self):
         model = small_model(metrics=["mae"])
         with pytest.raises(ValueError, match=r"'val_los', which is not recorded.*loss, mae, val_l"):

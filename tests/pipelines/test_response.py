@@ -7,11 +7,10 @@ import pytest
 from matplotlib import image
 from scipy import stats
 
-from epochal.pipelines import response
+from epochal.pipelines import ablate_report, response
 from epochal.pipelines.cli import _main
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe
 
-module = __import__("importlib").import_module("epochal.pipelines.ablate")
 SHARE, WEIGHTS = "data.train-fraction", "model.weights"
 SCRATCH = {"0.01": [0.52, 0.56, 0.54], "0.1": [0.70, 0.72, 0.71], "1": [0.80, 0.81, 0.82]}
 LEARNT = {"0.01": [0.66, 0.69, 0.66], "0.1": [0.76, 0.78, 0.76], "1": [0.80, 0.82, 0.81]}
@@ -77,7 +76,8 @@ def test_the_report_of_a_study_shows_the_curve(tmp_path):
              "examples_per_second": 1.0} for value in row.pop("scores")
         ]  # fmt: skip
         row["histories"] = [[] for _ in row["runs"]]
-    result = module._report(tmp_path, recipe, studied, 3, None)
+    called = {row["name"]: row["name"] for row in studied}
+    result = ablate_report.report(tmp_path, recipe, studied, called, 3, None)
     card = (tmp_path / "README.md").read_text()
     assert all(f"- {verdict}" in card for verdict in result["curve"]["verdicts"])
     assert "](response.png)" in card

@@ -107,6 +107,8 @@ def test_a_variant_is_named_with_the_rate_that_it_is_trained_with():
     assert names(two, rates) == ["sgd", "sgd(momentum=0.9)"]
     with pytest.raises(RecipeError, match="both set algorithm.optimizer.learning_rate"):
         names(rates, rates)
+    with pytest.raises(RecipeError, match="value occurs twice"):
+        names("algorithm.weight-decay=0.1,1e-1")
 
 
 def test_figures_call_a_variant_by_what_varies():
