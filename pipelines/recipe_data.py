@@ -36,7 +36,7 @@ class Replay(Strict):
     """Steps whose rewards are summed before the value of the state after them is taken."""
     sampling: Literal["uniform", "prioritized", "latest"] = "uniform"
     """Which steps are learnt from: any, those with large errors more often (Schaul et al. 2016), or
-    always the newest, which is learning without replay."""
+    only those taken since the last learning, which is learning without replay."""
     priority_exponent: Share = 0.6
     """prioritized: alpha; 0 is uniform."""
     importance_exponent: Share = 0.4

@@ -152,8 +152,8 @@ class Actor(keras.callbacks.Callback):
         if replay.sampling == "prioritized":
             self._sampler = sampling.Prioritized(self._ring, replay.priority_exponent)
         else:
-            known = {"uniform": sampling.Uniform, "latest": sampling.Latest}
-            self._sampler = known[replay.sampling]()
+            latest = replay.sampling == "latest"
+            self._sampler = sampling.Latest(replay.train_freq) if latest else sampling.Uniform()
         self._players = [dataset.new_player(False, replay.life_loss) for _ in range(lanes)]
         self._drawn = None
         self._episodes = [0] * lanes if state is None else list(state["episodes"])

@@ -29,14 +29,25 @@ class Uniform:
 
 
 class Latest:
-    """No replay: the newest steps, in the order in which they were taken."""
+    """No replay: the newest steps, in the order in which they were taken.
+
+    Args:
+        steps: at most so many of them: those taken since the last learning. A minibatch of more
+            would be a small memory, whose steps are learnt from several times.
+    """
+
+    def __init__(self, steps: int):
+        self.steps = steps
 
     def draw(self, ring: Ring, count: int, random: np.random.Generator):
-        """As :meth:`Uniform.draw`; nothing is random. Few steps are given several times."""
-        each = -(-count // ring.lanes)
+        """As :meth:`Uniform.draw`; nothing is random. Few steps are given several times, which
+        their mean does not notice."""
+        each = -(-min(count, self.steps) // ring.lanes)
         lanes, positions = [], []
         for lane in range(ring.lanes):
-            first = max(ring.starts[lane], ring.heads[lane] - 2 * each - ring.n_step)
+            # Some cannot be learnt from: what follows is not known (yet), or the time was up.
+            reach = 2 * each + ring.n_step + 64
+            first = max(ring.starts[lane], ring.heads[lane] - reach)
             position = np.arange(first, ring.heads[lane])
             lane_of = np.full(len(position), lane)
             position = position[ring.horizon(lane_of, position)[3]][-each:]

@@ -2,7 +2,7 @@
 
 Changes that show what the parts are for:
 
-    --data.replay.sampling latest           no replay: learn from the newest steps only
+    --data.replay.sampling latest           no replay: only steps since the last learning
     --model.target-every 1                  no target network
     --data.replay.sampling prioritized      and what came after the papers of 2013 and 2015:
     --data.replay.n-step 3

@@ -145,7 +145,7 @@ def test_samplers_draw_only_what_can_be_learnt_from(tmp_path_factory, made):
     if not able:
         return
     random = np.random.default_rng(0)
-    samplers = [Uniform(), Latest(), Prioritized(memory, 0.6)]
+    samplers = [Uniform(), Latest(64), Prioritized(memory, 0.6)]
     for sampler in samplers:
         lane, position, weight = sampler.draw(memory, 16, random)
         assert set(zip(lane.tolist(), position.tolist(), strict=True)) <= able
@@ -207,9 +207,11 @@ def test_latest_are_the_newest(tmp_path):
     kept = Kept(ring(tmp_path))
     kept.play(0, 9, TERMINATED, 0)
     kept.play(0, 4, GOES_ON, 0)
-    lane, position, _ = Latest().draw(kept.memory, 5, np.random.default_rng(0))
+    lane, position, _ = Latest(64).draw(kept.memory, 5, np.random.default_rng(0))
     np.testing.assert_array_equal(position, [7, 8, 9, 10, 11])  # what follows 12 is not known yet
     assert (lane == 0).all()
+    position = Latest(2).draw(kept.memory, 6, np.random.default_rng(0))[1]
+    np.testing.assert_array_equal(position, [10, 11] * 3)  # older ones were learnt from before
 
 
 def test_priorities_are_drawn_in_proportion(tmp_path):
