@@ -284,7 +284,12 @@ def _with_labels(data: Data, arrays: Any) -> Source:
     """The source of texts with its labels, by which splits are made, if it has such."""
     try:
         return open_source(data.model_copy(update={"task": None}), arrays)
-    except SourceError:  # texts whose other columns are no classes
+    except SourceError:
+        from .text import is_plain
+
+        if is_plain(data.source):  # has no columns: it would be read again, for the same error
+            raise
+        # texts whose other columns are no classes
         return open_source(data.model_copy(update={"task": "language-model"}), arrays)
 
 

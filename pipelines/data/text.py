@@ -76,6 +76,13 @@ def open_text(data) -> Source:
     return Source("text", "classification", names, {"train": rows}, target, about)
 
 
+def is_plain(source: str) -> bool:
+    """Whether a source is text:PATH of plain files or folders of them, not of a table."""
+    scheme, _, where = source.partition(":")
+    table = where.startswith("@") or where.lower().endswith(delimited.ENDINGS)
+    return scheme == "text" and not table
+
+
 def open_pairs(data) -> Source:
     """``pairs:PATH`` or ``pairs:@NAME``: a table (.csv, .tsv, also .gz) of sources and targets.
 
