@@ -32,6 +32,10 @@ def partition(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str,
             f"data.validation_folds does not go with {data.source}, which has a validation split."
         )
 
+    # Only plain texts are documents one after the other, in whatever task they are learnt.
+    plain = source.kind == "text" and source.in_time
+    unit = "document(s), which end at empty lines," if plain else "examples"
+
     def carve_from(rows: np.ndarray, **settings) -> dict[str, np.ndarray]:
         found = carve(
             len(rows),
@@ -40,6 +44,7 @@ def partition(data: Data, source: Source, by_time: bool) -> dict[str, tuple[str,
             classes=source.classes,
             groups=None if groups is None else groups[rows],
             by_time=by_time,
+            unit=unit,
             **settings,
         )
         return {name: rows[places] for name, places in found.items()}

@@ -59,6 +59,7 @@ def carve(
     classes: Sequence[str] = (),
     groups: np.ndarray | None = None,
     by_time: bool = False,
+    unit: str = "examples",
 ) -> dict[str, np.ndarray]:
     """Splits 0..n-1 into "train" and, for fractions above 0, "validation" and "test".
 
@@ -78,6 +79,7 @@ def carve(
             whole groups give, at least the ones asked for. Not together with ``labels``.
         by_time: the test is the end of the rows, validation what comes before it, and of what is
             left the latest ``train_examples`` train. Neither seed nor labels matter.
+        unit: what the error of too few calls them.
 
     Returns:
         Sorted, disjoint int64 indices; together 0..n-1 unless ``train_examples`` is given.
@@ -93,7 +95,7 @@ def carve(
         _require_examples(labels, wanted, classes)
     if n < 1 + len(wanted):
         raise SourceError(
-            f"{n} examples cannot be split into training, {' and '.join(wanted)}. Give more, or "
+            f"{n} {unit} cannot be split into training, {' and '.join(wanted)}. Give more, or "
             "set data.validation_fraction and data.test_fraction to 0."
         )
     for left, name in enumerate(wanted):
