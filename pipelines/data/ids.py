@@ -33,16 +33,19 @@ class Through:
 
     def blocks(self) -> Iterator[list]:
         """Lists of strings, or of lists of ids; see :func:`.stored.in_blocks`."""
-        before = 0
-        for rows in in_blocks(self.texts()):
+        before, rest = 0, iter(in_blocks(self.texts()))
+        for rows in rest:
             count = len(rows)
             try:
                 for module in self.modules:
                     rows = module.python(rows)
             except OpsError as error:
-                if not before:
+                if not before and next(rest, None) is None:  # its counts are those of all texts
                     raise
-                raise OpsError(f"Of the {count} texts behind the first {before}: {error}") from None
+                which = f"{count} texts behind the first {before}"
+                if not before:
+                    which = f"first {count} texts"
+                raise OpsError(f"Of the {which}: {error}") from None
             before += count
             yield rows
 

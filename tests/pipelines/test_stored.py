@@ -158,6 +158,10 @@ def test_an_op_that_refuses_says_where(monkeypatch):
     rows = chain.through(lambda: ["abc", "ab", "abc", "abcd"])
     with pytest.raises(OpsError, match=r"the 2 texts behind the first 2: .* row 1 has 4 ids"):
         list(rows)
+    with pytest.raises(OpsError, match=r"^Of the first 2 texts: .* 4 ids, and 1 of 2 rows"):
+        list(chain.through(lambda: ["a", "abcd", "abcd"]))
+    with pytest.raises(OpsError, match=r"^max_tokens.* 1 of 2 rows"):  # of all there are
+        list(chain.through(lambda: ["a", "abcd"]))
     assert [len(row) for row in chain.through(lambda: ["abc", "ab", "c"])] == [3, 2, 1]
 
 
