@@ -185,8 +185,10 @@ class Data(Strict):
     """gym: how the environment is played, and what of that is learnt from."""
     cache_mib: Annotated[int, Field(ge=0)] = 2_048
     """tfds: a set that decodes to at most so many MiB is held in memory; larger ones stream. Texts
-    that are learnt themselves (language models, gaps), of tfds: and of plain files: at most so many
-    MiB are held in memory, and larger ones, tokenized once, in files under EPOCHAL_CACHE_DIR."""
+    that are learnt themselves (language models, gaps), of tfds: (each split by itself) and of plain
+    files: at most so many MiB are held in memory, and their ids, 4 bytes a token, on top of that;
+    larger ones, tokenized once, lie in files under EPOCHAL_CACHE_DIR. Texts of tables and texts
+    with labels are in memory, however many."""
 
     @model_validator(mode="after")
     def _partners(self) -> Data:

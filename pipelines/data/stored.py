@@ -8,6 +8,9 @@ operating system holds what is in use, and gives it up where memory is short.
 The directories lie in ``EPOCHAL_CACHE_DIR``, else in the user's cache (``~/.cache/epochal``). They
 may be deleted at any time, and are made again. They need about the room of the uncompressed text
 and 2 bytes a token (4 where a vocabulary has more than 65,536 pieces).
+
+Memory is bounded by the largest document, which is worked on as a whole, and, where a vocabulary is
+learnt (``wordpiece``, ``byte_bpe``), by the number of distinct words, which are counted.
 """
 
 from __future__ import annotations
@@ -53,9 +56,13 @@ def arrays(place: Path | None, blocks: Callable[[], Iterable[Arrays]]) -> Arrays
         SourceError: the directory cannot be written, or is not whole.
     """
     if place is None:
-        parts = list(blocks())
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if not place.exists():
+        parts: dict[str, list[np.ndarray]] = {}
+        for block in blocks():
+            for name, values in block.items():
+                parts.setdefault(name, []).append(values)
+        # One name after the other, so that not all of it is there twice.
+        return {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+    if not os.path.exists(place):  # Path.exists raises where one may not look
         _write(place, blocks)
     return _mapped(place)
 
