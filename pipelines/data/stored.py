@@ -20,29 +20,43 @@ import json
 import logging
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
+from ... import __version__
 from .source import SourceError, fingerprint
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "EPOCHAL_CACHE_DIR"
 BLOCK = 1 << 18  # characters, or tokens, that are worked on at a time
-_FORMAT = 1  # of these directories; part of their names
+# Part of the directories' names. It rises with their format, and with any change of what an op or a
+# reader gives: what an older one has made would be taken for it.
+_FORMAT = 1
 Arrays = dict[str, np.ndarray]
 
 
 def directory(kind: str, made_from: Any) -> Path:
     """Where that goes which is made from facts that JSON can hold: ``KIND-HASH``."""
-    facts = json.dumps([_FORMAT, made_from], sort_keys=True).encode()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epochal"
-    base = Path(os.environ.get(VARIABLE) or cache).expanduser()
+    facts = json.dumps([*_makers(), made_from], sort_keys=True).encode()
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "epochal")
+    base = Path(os.path.expanduser(os.environ.get(VARIABLE) or cache))
     return base / f"{kind}-{hashlib.sha256(facts).hexdigest()[:20]}"
+
+
+def _makers() -> list[Any]:
+    """Versions of the code that makes ids of texts."""
+    try:
+        library = metadata.version("tokenizers")
+    except metadata.PackageNotFoundError:
+        library = None
+    return [_FORMAT, __version__, unicodedata.unidata_version, library]
 
 
 def arrays(place: Path | None, blocks: Callable[[], Iterable[Arrays]]) -> Arrays:
@@ -207,7 +221,7 @@ def held(texts: Callable[[], Iterator[str]], made_from: Any, mib: int) -> np.nda
         mib: the recipe's ``data.cache_mib``.
     """
     place, most = directory("texts", made_from), mib * 2**20
-    if not place.exists():
+    if not os.path.exists(place):
         found, size = [], 0
         for text in texts():
             found.append(text)
