@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import check_export, forecasts, masked_texts, served_samples, served_text
-from .run import Run, RunError, write_json
+from .run import Run, RunError, sync, write_json
 from .served import Served, action_values, examples, respond
 from .signature import describe
 
@@ -160,13 +160,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _next_version(building: Path, base: Path) -> Path:
-    for folder, _, names in os.walk(building, topdown=False):
-        for name in [*names, "."]:
-            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    sync(building)
     while True:
         taken = [int(entry.name) for entry in base.iterdir() if entry.name.isdigit()]
         directory = base / str(max(taken, default=0) + 1)

@@ -66,6 +66,13 @@ def _sync(path: str | Path) -> None:
         os.close(handle)
 
 
+def sync(directory: str | Path) -> None:
+    """Syncs all that lies in a directory, and itself: renamed after that, it is there whole."""
+    for folder, _, names in os.walk(directory, topdown=False):
+        for name in [*names, "."]:
+            _sync(os.path.join(folder, name))
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes a file so that, whatever happens, the old or the new content is there, whole."""
     with appearing(path) as temporary:

@@ -6,13 +6,17 @@ import re
 import resource
 import subprocess
 import sys
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from filelock import FileLock
 
-from epochal.pipelines.data import OpsError, SourceError, load, stored
+from epochal.pipelines.data import OpsError, SourceError, load, stored, text
 from epochal.pipelines.data.source import fingerprint, open_source
 from epochal.pipelines.data.text import _documents
 from epochal.pipelines.data.tokens import TextPreprocess
@@ -64,7 +68,8 @@ def test_streams_from_files_are_those_from_memory(shards, cache, settings, monke
     memory = opened(shards, 64, **settings)
     assert not cache.exists()
     files = opened(shards, 0, **settings)
-    assert isinstance(files._readers["train"].ids["text"].array.base, np.memmap | memoryview)
+    assert files._readers["train"].ids["text"].place is not None
+    assert memory._readers["train"].ids["text"].place is None
     assert files._readers["train"].ids["text"].values.dtype == tf.uint16
     assert files.sizes == memory.sizes
     assert files.about == memory.about
@@ -85,7 +90,7 @@ def test_what_was_stored_is_not_made_again_unless_a_file_changes(shards, cache, 
     assert {path.name.partition("-")[0] for path in cache.iterdir() if path.is_dir()} == {
         "texts", "ids", "fingerprint"
     }  # fmt: skip
-    assert not list(cache.glob("**/.*building*"))
+    assert [p for p in cache.iterdir() if p.is_dir() and p.name.startswith(".")] == []
     assert opened(shards, 0, **LONG).sizes == first.sizes
     assert made == {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     with open(tmp_path / "shard-0.txt", "a") as file:
@@ -137,8 +142,132 @@ def test_a_full_disk_leaves_nothing_half_made(shards, cache):
             opened(shards, 0, **LONG)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert not [path for path in cache.iterdir() if path.is_dir()]  # hidden ones too
     assert opened(shards, 0, **LONG).sizes["train"]
+
+
+def test_small_texts_need_no_cache(shards, monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setenv("EPOCHAL_CACHE_DIR", "/" + "x" * 300)  # which stat() refuses
+    assert opened(shards, 64, **LONG).sizes["train"]
+    with pytest.raises(SourceError, match=r"cannot be written: File name too long"):
+        opened(shards, 0, **LONG)
+    monkeypatch.setenv("EPOCHAL_CACHE_DIR", "~nobody-of-this-name/cache")
+    with pytest.raises(SourceError, match="home directory is not known"):
+        opened(shards, 0, **LONG)
+    assert not list(Path().glob("~*"))
+
+
+def test_other_code_makes_its_own_files(monkeypatch):
+    found = [stored.directory("ids", ["a"])]
+    for where, name, other in (
+        (stored, "_FORMAT", -1),
+        (stored, "__version__", "99"),
+        (stored.unicodedata, "unidata_version", "99"),
+        (stored.metadata, "version", lambda name: f"99 of {name}"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(where, name, other)
+            found.append(stored.directory("ids", ["a"]))
+    assert len({*found}) == 5
+    assert stored.directory("ids", ["a"]) == found[0]
+
+
+def blocks():
+    yield {"ids": np.arange(50_000)}
+
+
+def test_all_is_synced_before_it_takes_its_name(cache, monkeypatch):
+    synced, missing = {}, []
+    fsync, rename = os.fsync, os.rename
+
+    def note_sync(handle):
+        synced[os.readlink(f"/proc/self/fd/{handle}")] = os.fstat(handle).st_size
+        fsync(handle)
+
+    def note_rename(old, new):
+        paths = [Path(old), *Path(old).iterdir()]
+        missing.append([p.name for p in paths if synced.get(str(p)) != p.stat().st_size])
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    stored.arrays(cache / "ids-1", blocks)
+    assert missing == [[]]
+
+
+def test_what_dead_processes_left_goes_and_other_hosts_are_let_alone(cache, monkeypatch):
+    monkeypatch.setattr(stored.platform, "node", lambda: "here")
+    left, other, neighbour = (
+        cache / name for name in (".ids-1-here-abc", ".ids-1-there-abc", ".ids-12-here-abc")
+    )
+    for path in (left, other, neighbour):
+        path.mkdir(parents=True)
+
+    def while_another_host_publishes():
+        yield from blocks()
+        stored._write(cache / "copy", blocks)
+        os.rename(cache / "copy", cache / "ids-1")
+
+    found = stored.arrays(cache / "ids-1", while_another_host_publishes)
+    np.testing.assert_array_equal(found["ids"], np.arange(50_000))
+    assert {p for p in cache.iterdir() if p.is_dir()} == {cache / "ids-1", other, neighbour}
+    assert (cache / "ids-1").stat().st_mode & 0o777 == 0o755
+
+
+def test_who_waits_for_another_process_says_so(cache, caplog):
+    caplog.set_level("INFO")
+    cache.mkdir()
+    lock = FileLock(cache / ".ids-1.lock")
+    lock.acquire()
+    with ThreadPoolExecutor() as pool:
+        try:
+            found = pool.submit(stored.arrays, cache / "ids-1", blocks)
+            end = time.monotonic() + 20
+            while "waiting for another process that writes" not in caplog.text:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert not (cache / "ids-1").exists()
+        finally:
+            lock.release()
+        assert len(found.result()["ids"]) == 50_000
+
+
+def test_arrays_in_memory_are_not_all_there_twice():
+    def many():
+        for _ in range(16):
+            yield {name: np.zeros(2**16, np.uint8) for name in ("one", "two", "three")}
+
+    tracemalloc.start()
+    try:
+        found = stored.arrays(None, many)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(len(array) for array in found.values()) == 3 * 2**20
+    assert peak < 5 * 2**20  # 6 MiB where they are
+
+
+def test_plain_texts_are_read_once_for_an_error_and_tables_as_texts(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(text, "_documents", lambda path: read.append(path) or _documents(path))
+    (tmp_path / "a.txt").write_bytes(b"fine\n\nna\xefve\n")
+    with pytest.raises(SourceError, match="line 3"):
+        opened(f"text:{tmp_path}/*.txt", 64, **GAPS)
+    assert len(read) == 1
+    words = "\n".join(f"{i}.5\tone and {i} make more" for i in range(60))
+    (tmp_path / "numbers.tsv").write_text(f"number\ttext\n{words}\n")
+    masking = {"masking": {"next_sentence": False}, "target": "number"}
+    assert opened(f"text:{tmp_path}/numbers.tsv", 64, **GAPS, **masking).sizes["train"]
+
+
+def test_a_single_document_is_told_where_documents_end(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n" * 50)
+    with pytest.raises(SourceError, match="1 document.s., which end at empty lines, cannot be"):
+        opened(f"text:{tmp_path}/a.txt", 64, **LONG)
 
 
 def test_what_cannot_be_read_is_said(shards, tmp_path):
