@@ -27,7 +27,7 @@ from ..models.vocabularies import Vocabulary, read_vocabulary
 from ..models.weight_files import WeightsError
 from .data.ops import build
 from .data.tokenizers import base
-from .run import Run, RunError
+from .run import Run, RunError, sync
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def export_huggingface(run: Run, to: str | os.PathLike | None = None, verify: bo
         huggingface.save_huggingface(model, building, vocabulary, labels)
         if verify:
             _require_equal(building, model, vocabulary)
+        sync(building)
         os.replace(building, place)  # over an empty directory, too
     except WeightsError as error:
         raise RunError(f"{run.path} cannot be written in this format: {error}") from None
