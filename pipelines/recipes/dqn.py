@@ -127,8 +127,11 @@ def dqn_pixel_breakout() -> Recipe:
     As in MinAtar, one action in ten is replaced by the one before it: without that the game has two
     starts and no chance, so that a way through it can be learnt by heart.
 
-    2 CPU cores. Not measured; projected: 3 minutes. Random play:
-    `--data.replay.test-epsilon 1`.
+    2 CPU cores, 4 minutes on a busy machine. Mean return over 100 episodes, seeds 0 to 2: 14.6, 7.1
+    and 11.1; without replay 4.6, 5.4 and 9.3, without a target network 5.1, 7.9 and 4.4; random
+    play (`--data.replay.test-epsilon 1`) 0.5. Replay is ahead in each seed and the target network
+    in two of three, but the 95% intervals of three seeds, -4.5 [-16.3, 7.3] and -5.1 [-18.2, 8.1],
+    carry neither.
 
         epochal train dqn-pixel-breakout
         epochal train dqn-pixel-breakout --data.replay.sampling latest     (no replay)
