@@ -178,11 +178,19 @@ def build_model(recipe: Recipe, dataset, loss):
     _check_text(recipe, dataset)
     try:
         supplied = {k: v for k, v in known.items() if k in takes}
-        return factory(**supplied, **recipe.model.options)
+        model = factory(**supplied, **recipe.model.options)
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"`model` {recipe.model} on inputs of shape {dataset.input_shape}: {error}"
         ) from None
+    if recipe.data.context is not None and "context" in takes:
+        context = model.get_config()["context"]  # of weights, theirs
+        if recipe.data.context > context:
+            raise RecipeError(
+                f"data.context is {recipe.data.context}, and `model` {recipe.model} sees {context} "
+                f"tokens at most. Set data.context to {context} or less, or a longer model.context."
+            )
+    return model
 
 
 def _check_text(recipe: Recipe, dataset) -> None:

@@ -188,6 +188,11 @@ def test_examples_become_a_prompt_and_the_likelier_answer_is_chosen(run):
         prompting.choose(run, ["a"], ["b"])
 
 
+def test_examples_longer_than_the_models_context_are_refused(place):
+    with pytest.raises(RecipeError, match=r"data.context is 25, .* sees 24 tokens at most"):
+        train(recipe(place, **{"data.context": 25}), place / "long")
+
+
 def test_weights_and_models_that_do_not_fit_are_refused(place):
     directory = str(place / "gpt2")
     with pytest.raises(RecipeError, match=r"layers 2, not 3.*gpt2-medium"):
