@@ -11,10 +11,12 @@
 | radam | 0.001 | adam, rectified; its first steps go without v | Liu 2019, alg. 2 |
 | lars | 0.3 | momentum at a rate for each layer, lr trust norm(w)/norm(g) | You 2017, alg. 1 |
 | lookahead | `inner`'s | every k steps, from slow weights half-way to fast | Zhang 2019, alg. 1 |
+| muon | 0.02 | nesterov's step made orthogonal; adam where there is no matrix | Jordan 2024 |
 
 SGD and RMSprop are Keras's own updates. Keras's Adam computes its bias corrections in float32, by
 which the first steps are off by about 1e-5 of their size: ours does that in float64. Down to
-adamw the classes are defined in :mod:`.keras_optimizers`, the others in :mod:`.paper_optimizers`.
+adamw the classes are defined in :mod:`.keras_optimizers`, the others in :mod:`.paper_optimizers`
+and :mod:`.muon`.
 
 All share **weight decay with an exclusion rule that survives saving**: ``weight_decay`` shrinks the
 weights before each update, ``w -= lr * weight_decay * w`` (decoupled from the gradient; in LARS it
@@ -39,6 +41,7 @@ from typing import Any
 import keras
 
 from .keras_optimizers import EXCLUDE, SGD, Adam, AdamW, Momentum, Nesterov, RMSprop
+from .muon import Muon
 from .paper_optimizers import LARS, Lookahead, RAdam
 from .schedules import (  # the classes and needs_callback are part of this module's names
     SCHEDULES,
@@ -70,6 +73,7 @@ __all__ = [
     "Linear",
     "Lookahead",
     "Momentum",
+    "Muon",
     "Nesterov",
     "OneCycle",
     "RAdam",
@@ -92,6 +96,7 @@ OPTIMIZERS: dict[str, type] = {
     "radam": RAdam,
     "lars": LARS,
     "lookahead": Lookahead,
+    "muon": Muon,
 }
 
 

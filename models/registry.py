@@ -417,6 +417,7 @@ OPTIMIZERS: dict[str, tuple[str, str, str]] = {
     "radam": ("optimizers", "RAdam", "Adam that waits until its variance is known (2019)"),
     "lars": ("optimizers", "LARS", "a step size for each layer, for large batches (2017)"),
     "lookahead": ("optimizers", "Lookahead", "slow weights that follow fast ones (2019)"),
+    "muon": ("optimizers", "Muon", "momentum with steps of one length in all directions (2024)"),
 }
 
 SCHEDULES: dict[str, tuple[str, str, str]] = {

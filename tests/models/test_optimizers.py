@@ -106,6 +106,20 @@ def ref_lookahead(w, grads, sync_period=6, slow_step=0.5, **adam):
     return path
 
 
+def ref_muon(w, grads, lr, momentum=0.95, nesterov=True):
+    """By the singular values: the iteration is an odd polynomial, which acts on each by itself."""
+    u, path = 0.0, []
+    for g in grads:
+        u = momentum * u + g
+        left, s, right = np.linalg.svd(g + momentum * u if nesterov else u, full_matrices=False)
+        s = s / (np.sqrt(np.sum(s**2)) + 1e-7)
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        w = w - lr * max(1.0, w.shape[1] / w.shape[0]) ** 0.5 * (left * s) @ right
+        path.append(w)
+    return path
+
+
 def grid(**values):
     return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
 
@@ -145,6 +159,7 @@ CASES = [
         )
     ),
     *((O.Lookahead, ref_lookahead, o) for o in grid(sync_period=[1, 4, 6], slow_step=[0.5, 0.8])),
+    *((O.Muon, ref_muon, o) for o in grid(momentum=[0.0, 0.95], nesterov=[False, True])),
 ]
 
 
@@ -214,6 +229,31 @@ def test_radam_first_rectified_step(beta_2, threshold, first, dtype):
     path = run(optimizer, np.ones(2), np.ones((8, 2)), dtype=dtype)
     moved = [t for t, w in enumerate(path, 1) if w[0] != 1.0]
     assert moved[0] == first
+
+
+def test_muon_takes_a_convolution_as_a_matrix_of_its_outputs():
+    w, grads = np.zeros((3, 3, 2, 20)), np.random.default_rng(0).normal(size=(2, 3, 3, 2, 20))
+    got = run(O.Muon(), w, grads)[-1]
+    rows = ref_muon(w.reshape(18, 20), grads.reshape(2, 18, 20), float(np.float32(0.02)))[-1]
+    np.testing.assert_allclose(got.reshape(18, 20), rows, rtol=1e-6, atol=1e-9)
+
+
+def test_muon_is_adam_where_there_is_no_hidden_matrix():
+    """Biases, stacks of matrices, embeddings, and the layer that is named outputs."""
+    w, grads = data()
+    expected = ref_adam(w, grads, float(np.float32(0.02)) * 0.05)[-1]
+    head = keras.layers.Dense(2, name="outputs", dtype="float64")
+    head.build((None, 3))
+    head.kernel.assign(w)
+    optimizer = O.Muon()
+    for g in grads:
+        optimizer.apply([tf.constant(g)], [head.kernel])
+    np.testing.assert_allclose(head.kernel.numpy(), expected, rtol=1e-8)
+    np.testing.assert_allclose(run(O.Muon(), w, grads, name="embeddings")[-1], expected, rtol=1e-8)
+    stack = run(O.Muon(), w[None], grads[:, None])[-1]
+    np.testing.assert_allclose(stack[0], expected, rtol=1e-8)
+    free = run(O.Muon(adam_layers=()), w, grads, name="embeddings")[-1]
+    np.testing.assert_allclose(free, ref_muon(w, grads, float(np.float32(0.02)))[-1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -597,6 +637,7 @@ def test_documented_defaults():
         "radam": 0.001,
         "lars": 0.3,
         "lookahead": 0.001,
+        "muon": 0.02,
     }
     for name, rate in rates.items():
         assert float(O.build(name, steps=1).learning_rate) == pytest.approx(rate)
