@@ -37,6 +37,7 @@ def bench(
     *,
     repeats: int = 5,
     threads: int | None = None,
+    only: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "",
     json: bool = False,
 ) -> None:
     """Time ours against a peer, alternately in child processes, and print medians and ratios.
@@ -45,6 +46,7 @@ def bench(
         names: which benchmarks; without any, all are run, which takes long.
         repeats: how often each side runs.
         threads: for each side; by default one a core.
+        only: run the rows that have this in their label, f32 or bf16 for example.
         json: print JSON.
     """
     from .bench import run_benchmarks
@@ -52,7 +54,8 @@ def bench(
     for name, value in (("repeats", repeats), ("threads", threads)):
         if value is not None and value < 1:
             raise RecipeError(f"--{name} must be at least 1; got {value}.")
-    run_benchmarks(names, new_console(), as_json=json, repeats=repeats, threads=threads)
+    run_benchmarks(names, new_console(), as_json=json, repeats=repeats, threads=threads,
+                   only=only)  # fmt: skip
 
 
 def completion(shell: Positional[Literal["bash", "zsh"]] = "bash", /) -> None:

@@ -177,15 +177,38 @@ def run_benchmarks(
     as_json: bool = False,
     repeats: int = 5,
     threads: int | None = None,
+    only: str = "",
 ) -> list[dict[str, Any]]:
-    """Runs benchmarks (all of them where none is named) and prints a table of each."""
+    """Runs benchmarks and prints a table of each.
+
+    Args:
+        names: which; without any, all.
+        console: where tables and progress go.
+        as_json: print JSON instead.
+        repeats: how often each side runs.
+        threads: for each side; None: the libraries' own number.
+        only: run the rows that have this in their label.
+
+    Returns:
+        One line a row and side: {"benchmark"} and what :func:`compare` gives.
+
+    Raises:
+        RecipeError: an unknown benchmark, or no row with such a label; before anything runs.
+        BenchError: some could not run; the others have.
+    """
     for name in names:
         if name not in BENCHMARKS:
             hint = did_you_mean(name, BENCHMARKS, 0.3)
             raise RecipeError(f"There is no benchmark {name!r}.{hint} There are: {list(TABLE)}.")
+    chosen = {name: _rows(name, only) for name in names or BENCHMARKS}
+    if not any(chosen.values()):
+        labels = [row.label for name in chosen for row in _rows(name, "")]
+        raise RecipeError(f"No row has {only!r} in its label. There are: {'; '.join(labels)}.")
     results, failed = [], []
-    for name in names or tuple(BENCHMARKS):
-        text, rows = BENCHMARKS[name]
+    for name, rows in chosen.items():
+        if not rows:
+            continue
+        text = TABLE[name]
         table = Table(title=f"{name}: {text}", title_justify="left", box=None, pad_edge=False)
         for column in ("work", "side", "setting", "median", "unit", "ours / side [range]"):
             table.add_column(column)
@@ -213,6 +236,10 @@ def run_benchmarks(
     if failed:
         raise BenchError(f"These could not run to their end: {', '.join(dict.fromkeys(failed))}.")
     return results
+
+
+def _rows(name: str, only: str) -> list[Row]:
+    return [row for row in BENCHMARKS[name][1] if only.lower() in row.label.lower()]
 
 
 def compare(

@@ -20,6 +20,7 @@ from epochal.pipelines.bench import (
     run_benchmarks,
 )
 from epochal.pipelines.bench.input import photos
+from epochal.pipelines.recipe import RecipeError
 
 
 def test_ratios_are_of_pairs_and_sides_take_their_better_setting(monkeypatch):
@@ -45,6 +46,24 @@ def test_every_row_names_a_case():
         for row in rows:
             assert row.case in cases.CASES
             assert len(row.sides) >= 2
+
+
+def test_rows_are_chosen_by_their_label(monkeypatch):
+    asked = []
+
+    def child(row, side, setting, threads, quick=False):
+        asked.append(row.label)
+        return {"rate": 1.0, "unit": "/s"}
+
+    monkeypatch.setattr(bench, "_child", child)
+    console = Console(file=io.StringIO(), width=200)
+    names = ("resnet20", "knn")  # which has no such row, and is passed over
+    run_benchmarks(names, console, repeats=1, only="BF16")
+    assert set(asked) == {"batch 128, 32x32x3, bf16"}
+    asked.clear()
+    with pytest.raises(RecipeError, match=r"No row has 'f8'.*batch 128, 32x32x3, f32; "):
+        run_benchmarks(names, console, repeats=1, only="f8")
+    assert not asked
 
 
 def test_a_failing_side_is_named_and_the_others_go_on(monkeypatch, capsys):
