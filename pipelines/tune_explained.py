@@ -79,6 +79,6 @@ def draw_steps(
             oracle.end_trial(trial)
         panels[0, 0].set_ylabel("loss, transformed")
         panels[1, 0].set_ylabel("expected improvement\nover its maximum")
-        panels[0, 0].legend(loc="lower right")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         save(figure, path)
     return tried
