@@ -27,6 +27,7 @@ from . import check_export, forecasts, masked_texts, served_samples, served_text
 from .run import Run, RunError, sync, write_json
 from .served import Served, action_values, examples, respond
 from .signature import describe
+from .supervised import with_mirror
 
 FORMATS = ("saved-model", "huggingface")
 # How far an answer may lie from the Keras model's. With 8 or 11 bits of precision a graph whose
@@ -267,7 +268,7 @@ def _keras_answers(run: Run, x: Any) -> dict[str, np.ndarray]:
     if run.dataset["task"] == masked_texts.TASK:
         return {name: v.numpy() for name, v in masked_texts.embedder(run.model)(x).items()}
     outputs, more = respond(run.model, x)
-    outputs = run.loss.predict(outputs)
+    outputs = with_mirror(run.loss.predict(outputs), run.model, run.loss, x, run.preprocess)
     outputs = {k: keras.ops.convert_to_numpy(v) for k, v in outputs.items()}
     about = run.dataset
     if about["task"] == "classification":

@@ -23,6 +23,7 @@ import tensorflow as tf
 from . import forecasts, masked_texts, served_samples, served_text
 from .data import SourceError, load
 from .run import Run, RunError
+from .supervised import with_mirror
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _answers(model: keras.Model, loss, preprocess, about: dict[str, Any]):
             about["task"] == "forecasting"
         ):  # a recurrent layer does not know how many steps it gives
             outputs = tf.ensure_shape(outputs, [None, preprocess.inputs["horizon"], None])
-        outputs = loss.predict(outputs)
+        outputs = with_mirror(loss.predict(outputs), model, loss, x, preprocess)
         if about["task"] == "classification":
             probabilities = tf.cast(outputs["probabilities"], tf.float32)
             chosen = tf.argmax(probabilities, axis=-1)

@@ -82,11 +82,12 @@ def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np
         lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), batches.element_spec
     )
     labelled = isinstance(specs, tuple)
+    preprocess = dataset.preprocess
 
     @tf.function(input_signature=specs if labelled else (specs,), autograph=False)
     def answer(x, y=None):
         outputs = model(x, training=False)
-        answers = dict(loss.predict(outputs))
+        answers = with_mirror(loss.predict(outputs), model, loss, x, preprocess)
         if bounded:
             answers["low_90"], answers["high_90"] = loss.interval(outputs, 0.9)
         if likelihood:  # one loss an example, before any reduction
@@ -109,6 +110,15 @@ def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np
     if "nll" in found:  # the density of y is that of the standardised target, over the deviation
         found["nll"] = found["nll"] + np.float32(np.log(deviation))
     return found
+
+
+def with_mirror(answers: dict[str, Any], model, loss, x, preprocess) -> dict[str, Any]:
+    """Answers for images x [n,h,w,c]; where ``preprocess`` says so (``flip_lr(average=True)``) the
+    mean of their ``probabilities`` [n,c] and those of the mirror images."""
+    if not getattr(preprocess, "mirrored", False):
+        return dict(answers)
+    there = loss.predict(model(tf.reverse(x, [2]), training=False))
+    return {"probabilities": (answers["probabilities"] + there["probabilities"]) / 2}
 
 
 def _offers(loss) -> tuple[bool, bool]:

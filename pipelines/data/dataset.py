@@ -86,6 +86,7 @@ class Dataset:
             longest = int(reader.ids["target"].lengths[rows].max()) + 1
             self.preprocess.inputs["longest"] = longest
         self.input_shape = tuple(self.preprocess.tensor_spec().shape[1:])
+        self._check_mirror()
         self.mixes = data.mixup is not None or data.cutmix is not None
         if self.mixes:
             mixing.check(data, self.task, self.kind, self.input_shape)
@@ -193,6 +194,16 @@ class Dataset:
                 "they cannot be standardised."
             )
         return mean, deviation
+
+    def _check_mirror(self) -> None:
+        if not getattr(self.preprocess, "mirrored", False):
+            return
+        if self.task != "classification" or len(self.input_shape) != 3:
+            raise OpsError(
+                "flip_lr(average=True) averages class probabilities over an image and its mirror "
+                f"image; here the task is {self.task} and the model's input {self.input_shape}. "
+                "Leave average out."
+            )
 
     def _check_labels(self, source: Source) -> None:
         if self.task not in ("classification", "regression"):

@@ -60,6 +60,14 @@ class Preprocess:
         each = [place for place, (_, entry) in enumerate(self.steps) if entry.each]
         self.apart = max(self.alone, each[-1] + 1 if each else 0)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether answers are averaged over both sides: ``flip_lr(average=True)``."""
+        return any(
+            step.name == "flip_lr" and (step.kwargs.get("average") or True in step.args[1:2])
+            for step, _ in self.steps
+        )
+
     def fit(self, read: Callable[[int], Iterable[Any]]) -> Preprocess:
         """Lets each op that learns look at the training split; returns self.
 

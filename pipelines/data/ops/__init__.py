@@ -56,7 +56,10 @@ _IMAGE: dict[str, tuple[tuple[str, ...], str]] = {
         ("image",),
         "a random rectangle, resized to a square; evaluation: the middle of the resized image",
     ),
-    "flip_lr": (("image",), "mirror left and right at random; evaluation: nothing"),
+    "flip_lr": (
+        ("image",),
+        "mirror left and right at random; evaluation: nothing, or (average) both",
+    ),
     "translate": (("image",), "move by random whole pixels; evaluation: nothing"),
     "cutout": (("image",), "blank a random square; evaluation: nothing"),
     "random_erasing": (("image",), "fill a random rectangle with noise; evaluation: nothing"),

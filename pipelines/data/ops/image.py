@@ -157,8 +157,16 @@ def _boxes(height, width, scale, ratio, rng) -> tuple[tf.Tensor, ...]:
 
 
 @op("image", random=True)
-def flip_lr(images: tf.Tensor, probability: Share = 0.5, *, rng=None) -> tf.Tensor:
-    """Mirrors left and right with this probability. Evaluation: the image as it is."""
+def flip_lr(
+    images: tf.Tensor, probability: Share = 0.5, average: bool = False, *, rng=None
+) -> tf.Tensor:
+    """Mirrors left and right with this probability. Evaluation: the image as it is.
+
+    With ``average`` the answers of a finished run, exported ones included, are the mean of the
+    class probabilities for the image and for its mirror image, as Krizhevsky et al. (2012, section
+    4.1) average over both, in five places each. They take twice the time; the validation of each
+    epoch looks at the image alone.
+    """
     if rng is None:
         return images
     chosen = rng.uniform() < probability
