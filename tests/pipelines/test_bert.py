@@ -9,13 +9,14 @@ from epochal.pipelines import checkpoint, masked_texts
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import load
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.intervals import intervals
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe, list_recipes
 from epochal.pipelines.run import RunError
 from epochal.pipelines.train import train
+from epochal.pipelines.verify import ask_alone
 
 SIZE = {"width": 32, "layers": 2, "heads": 2, "context": 24, "dropout": 0.0}
 WORDS = ["ba", "ka", "be", "ke", "bi", "ki"]

@@ -21,11 +21,12 @@ from epochal.pipelines.data.replay import TERMINATED, TRUNCATED
 from epochal.pipelines.data.source import SourceError
 from epochal.pipelines.environment import effective_threads
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, Replay
 from epochal.pipelines.run import RunError
 from epochal.pipelines.train import train
+from epochal.pipelines.verify import ask_alone
 
 CELLS = 8
 

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from epochal.pipelines import check_export
 from epochal.pipelines import export as verb
-from epochal.pipelines.export import FORBIDDEN, ask_alone, operations, verify
+from epochal.pipelines.export import FORBIDDEN, operations
 from epochal.pipelines.run import RunError
 from epochal.pipelines.served import examples, input_names
+from epochal.pipelines.verify import ask_alone, verify
 
 NAMES = ("digits", "housing", "diabetes", "arrays", "neighbors")
 

@@ -14,10 +14,10 @@ from epochal.models import losses
 from epochal.pipelines import conformal, export, forecasts, predict, train
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone
 from epochal.pipelines.recipe import Recipe, RecipeError, override
 from epochal.pipelines.served import examples
 from epochal.pipelines.supervised import predict_split
+from epochal.pipelines.verify import ask_alone
 
 HOURS = np.datetime64("2020-06-01T00") + np.arange(1_000)
 HISTORY, HORIZON = 24, 12

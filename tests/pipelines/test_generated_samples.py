@@ -15,7 +15,7 @@ from epochal.pipelines import sample_distances as distances
 from epochal.pipelines.data import load
 from epochal.pipelines.data.source import SourceError
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.generated_samples import collapse, on_centres
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
@@ -23,6 +23,7 @@ from epochal.pipelines.recipes import get_recipe, list_recipes
 from epochal.pipelines.run import RunError
 from epochal.pipelines.sample_features import of_images
 from epochal.pipelines.train import train
+from epochal.pipelines.verify import ask_alone
 
 
 def digits(**changes) -> Recipe:

@@ -11,12 +11,13 @@ from epochal.pipelines import prompting
 from epochal.pipelines.data.source import SourceError
 from epochal.pipelines.data.tokenizers.simple import printable_bytes
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.generation import Generation
 from epochal.pipelines.predict import predict, scores
 from epochal.pipelines.recipe import RecipeError, override
 from epochal.pipelines.recipes import get_recipe
 from epochal.pipelines.train import train
+from epochal.pipelines.verify import ask_alone
 
 END = "<|endoftext|>"
 PIECES = [*sorted(printable_bytes()), "Ġt", "he", "Ġthe", END]

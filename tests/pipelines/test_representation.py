@@ -13,7 +13,7 @@ from epochal.pipelines import checkpoint, cli, few_labels, studies, tune
 from epochal.pipelines.ablate import ablate
 from epochal.pipelines.data import load, ops
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.intervals import intervals
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
@@ -22,6 +22,7 @@ from epochal.pipelines.representation import geometry, spread
 from epochal.pipelines.run import RunError
 from epochal.pipelines.space import Space
 from epochal.pipelines.train import Diverged, train
+from epochal.pipelines.verify import ask_alone
 
 OPS = (
     "random_resized_crop(8, scale=(0.4, 1.0), middle=1.0)"

@@ -13,10 +13,11 @@ from epochal.pipelines import canvas, crossval, ensemble, members, paired, studi
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.data.splits import deal, in_time
-from epochal.pipelines.export import ask_alone
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
 from epochal.pipelines.run import Run, RunError
+from epochal.pipelines.together import mean_answer, stack
+from epochal.pipelines.verify import ask_alone
 
 module = __import__("importlib").import_module("epochal.pipelines.ablate")
 
@@ -523,9 +524,8 @@ def test_stacking_finds_the_better_member():
     good = np.where(np.arange(2) == target[:, None], 0.9, 0.1)
     noise = draw.dirichlet([1, 1], 400)
     answers = [{"probabilities": noise}, {"probabilities": good}]
-    stacked = __import__("importlib").import_module("epochal.pipelines.ensemble")
-    assert stacked.stack(answers, target) == pytest.approx([0, 1], abs=0.02)
-    both = stacked.mean_answer(answers, np.array([0.5, 0.5]), "logits")["probabilities"]
+    assert stack(answers, target) == pytest.approx([0, 1], abs=0.02)
+    both = mean_answer(answers, np.array([0.5, 0.5]), "logits")["probabilities"]
     product = np.sqrt(noise * good)
     assert both == pytest.approx(product / product.sum(axis=1, keepdims=True), rel=1e-4)
 

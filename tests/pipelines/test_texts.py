@@ -7,10 +7,11 @@ import pytest
 
 from epochal.pipelines import texts
 from epochal.pipelines.evaluate import evaluate
-from epochal.pipelines.export import ask_alone, export
+from epochal.pipelines.export import export
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe
 from epochal.pipelines.train import train
+from epochal.pipelines.verify import ask_alone
 
 
 def small(name, data, model, epochs, **algorithm):

@@ -14,7 +14,8 @@ from epochal.pipelines.data.ops import OpsError, text
 from epochal.pipelines.data.tokenizers import ByteBPE, Bytes, Characters, WordPiece
 from epochal.pipelines.data.tokenizers import byte_bpe as byte_bpe_module
 from epochal.pipelines.data.tokenizers import wordpiece as wordpiece_module
-from epochal.pipelines.export import FORBIDDEN, ask_alone, operations
+from epochal.pipelines.export import FORBIDDEN, operations
+from epochal.pipelines.verify import ask_alone
 
 BYTE_LEVEL = ("bytes", "byte_bpe")
 
