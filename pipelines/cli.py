@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -26,7 +25,7 @@ from ..models.hints import did_you_mean
 from . import listing, lookup_verbs, run_verbs, study_verbs
 from .arguments import Positional, UsageError, unknown_option
 from .recipe import RecipeError, keys
-from .terminal import new_console, say
+from .terminal import heed_interrupts, new_console, say
 
 _OF_RECIPES = ("train", "show", *study_verbs.VERBS)
 
@@ -101,7 +100,7 @@ def _main(arguments: list[str]) -> int:
 
         print(version("epochal"))
         return 0
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    heed_interrupts()
     try:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
@@ -190,10 +189,6 @@ def _complete(words: list[str]) -> list[str]:
             "bench": list(listing.tables("benchmarks")),
         }.get(verb, runs)
     return []
-
-
-def _as_interrupt(signum, frame):
-    raise KeyboardInterrupt
 
 
 def _help() -> None:

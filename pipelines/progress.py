@@ -10,7 +10,7 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .terminal import log_to, new_console
+from .terminal import log_to, new_console, raise_if_interrupted
 
 
 class TerminalProgress(keras.callbacks.Callback):
@@ -42,6 +42,7 @@ class TerminalProgress(keras.callbacks.Callback):
             self._task = self._bar.add_task(text, total=self.params["steps"], loss="")
 
     def on_train_batch_end(self, batch, logs=None):
+        raise_if_interrupted()
         now = time.perf_counter()
         if self._bar and now - self._shown > 0.1:  # reading the loss waits for the device
             self._shown = now

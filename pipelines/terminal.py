@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from typing import Any
@@ -30,6 +31,34 @@ def load_tensorflow() -> None:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+_interrupted = False
+
+
+def heed_interrupts() -> None:
+    """SIGINT (unless it is ignored) and SIGTERM raise KeyboardInterrupt, and are remembered.
+
+    Python drops an exception that is raised while it runs ``__del__`` or a weak reference's
+    callback, so one signal in many would have no effect: see :func:`raise_if_interrupted`.
+    """
+    global _interrupted
+    _interrupted = False
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(signum, frame):
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raises KeyboardInterrupt if a signal asked for it; for long loops to call at each step."""
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def log_to(console: Console) -> None:

@@ -226,6 +226,26 @@ def test_interrupt_saves_and_resumes(tmp_path):
     assert not Run(tmp_path / "run").finished
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_python_drops_still_stops(number, tmp_path, monkeypatch, capsys):
+    """A signal that arrives within ``__del__``, whose exceptions Python does not pass on."""
+    import keras
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            Dropped()
+
+    monkeypatch.setattr(keras.callbacks.History, "on_epoch_begin", on_epoch_begin)
+    assert _main(["train", "mlp-digits", "--run-dir", str(tmp_path)]) == 130
+    assert "goes on from the last complete epoch" in said(capsys)
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+
+
 def test_export_and_predict_from_a_relative_directory(run_dir, capsys, monkeypatch, tmp_path):
     """As a user types it: the checker's process stands elsewhere."""
     from PIL import Image
