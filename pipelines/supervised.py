@@ -94,6 +94,9 @@ def predict_split(model: keras.Model, loss, dataset, split: str) -> dict[str, np
             answers["nll"] = loss.call(y, outputs)
         return answers
 
+    # Asked for outright: called, TensorFlow would take the functions of a study's runs for one
+    # that is traced again and again, and warn.
+    answer = answer.get_concrete_function()
     parts: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         for name, value in answer(*(batch if labelled else (batch,))).items():
