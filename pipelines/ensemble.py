@@ -94,9 +94,15 @@ def ensemble(
 
     if combine not in COMBINE:
         raise RecipeError(f"There is no combine {combine!r}; choose {', '.join(COMBINE)}.")
-    given = [recipe] if isinstance(recipe, Recipe | str) else list(recipe or ())
+    given = list(recipe or ()) if isinstance(recipe, list | tuple | None) else [recipe]
     if bool(given) == bool(runs):
         raise RecipeError("Give either a recipe to train or finished runs, and not both.")
+    for one in given:
+        if not isinstance(one, Recipe | str):
+            raise RecipeError(
+                "An ensemble is trained from recipes or their names; finished runs go in runs=. "
+                f"Got {one!r}."
+            )
     if (len(runs) or len(given) * members) < 2:
         raise RecipeError("An ensemble has two members or more.")
     if runs:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -535,6 +536,9 @@ def test_what_makes_no_ensemble_is_said():
         ensemble(iris(), 1)
     with pytest.raises(RecipeError, match="probabilities, logits, validation"):
         ensemble(iris(), 2, combine="votes")
+    for finished in (Path("runs/one"), [Path("runs/one"), Path("runs/two")]):
+        with pytest.raises(RecipeError, match="finished runs go in runs="):
+            ensemble(finished, 2)
     with pytest.raises(RecipeError, match="either a recipe"):
         ensemble()
     with pytest.raises(RecipeError, match="seed, fold, snapshot"):
