@@ -32,8 +32,6 @@ BASELINES = {
     "tf-idf-characters": {"analyzer": "char_wb", "ngram_range": (1, 4)},
 }
 _PENALTIES = (1.0, 4.0, 16.0)
-# A difference of calibration errors has the noise of both, which resampling adds to: no interval.
-_LEFT_OUT = ("calibration_error",)
 
 
 def compare(
@@ -66,8 +64,8 @@ def compare(
         theirs, their_loss = baseline(dataset, split, name), run.loss
     else:
         theirs, their_loss = _of_run(Run(other), run, dataset, split, target)
-    mine = _statistic(run.loss, target, predictions)
-    yours = _statistic(their_loss, target, theirs)
+    mine = statistic_of(run.loss, target, predictions)
+    yours = statistic_of(their_loss, target, theirs)
 
     def gap(index: np.ndarray) -> dict[str, np.ndarray]:
         one, two = mine(index), yours(index)
@@ -77,13 +75,8 @@ def compare(
     return {
         "against": name,
         "metrics": intervals(yours, n),
-        "difference": intervals(gap, n),
+        "difference": intervals(gap, n, differences=True),
     }
-
-
-def _statistic(loss, target, predictions):
-    statistic = statistic_of(loss, target, predictions)
-    return lambda index: {k: v for k, v in statistic(index).items() if k not in _LEFT_OUT}
 
 
 def _of_run(other: Run, run: Run, dataset, split: str, target) -> tuple[dict[str, np.ndarray], Any]:

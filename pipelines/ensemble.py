@@ -196,7 +196,7 @@ def _together(place: Path, runs: list[Run], combine: str, data: Any) -> dict[str
             {name: float(value[0]) for name, value in statistic(alone).items()}
             for statistic in statistics[1:]
         ],
-        "gain": intervals(gain, n),
+        "gain": intervals(gain, n, differences=True),
     }
     if datasets[0].task == "classification":
         labels = [answer["probabilities"].argmax(axis=1) for answer in answers]

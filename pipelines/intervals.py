@@ -4,7 +4,7 @@ Every metric comes with a 95% interval: the percentile bootstrap over the split'
 1979), 1,000 seeded resamples that all metrics share. It says how far the value would move with
 another draw of test examples; it does not contain the randomness of training. Resampling adds noise
 to every bin of the calibration error and so raises it on average: its resamples are moved down by
-that average before the percentiles are taken, and cut off at 0.
+that average before the percentiles are taken and, but for differences, cut off at 0.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 1_000
-_RAISED = ("calibration_error",)  # by resampling, on average; never below 0
+_RAISED = ("calibration_error",)  # by resampling, on average
 _CELLS = 2**21  # resampled indices held at a time: 16 MiB, and a few times that in metrics
 
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 """From resampled positions [b, n] to {metric: [b]}, so that one bootstrap serves all metrics."""
 
 
-def intervals(statistic: Statistic, n: int, seed: int = 0) -> dict[str, dict[str, float]]:
+def intervals(
+    statistic: Statistic, n: int, seed: int = 0, *, differences: bool = False
+) -> dict[str, dict[str, float]]:
     """Values of all metrics on n examples with their 95% percentile bootstrap intervals.
 
     Args:
         statistic: resampled positions int [b, n] -> {metric: [b]}.
         n: examples. A single example has no interval: its bounds are NaN.
         seed: of the resamples.
+        differences: the values are those of two models subtracted, and may lie below 0.
 
     Returns:
         {metric: {"value", "low", "high"}}.
@@ -62,6 +65,7 @@ def intervals(statistic: Statistic, n: int, seed: int = 0) -> dict[str, dict[str
     result = {}
     for name, low, high, average in zip(values, *interval, averages, strict=True):
         if name in _RAISED:
-            low, high = (max(0.0, bound - average + values[name]) for bound in (low, high))
+            floor = -np.inf if differences else 0.0
+            low, high = (max(floor, bound - average + values[name]) for bound in (low, high))
         result[name] = {"value": values[name], "low": float(low), "high": float(high)}
     return result

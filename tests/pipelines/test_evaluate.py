@@ -131,6 +131,20 @@ def test_the_calibration_error_lies_within_its_interval():
     assert found["high"] - found["low"] == pytest.approx(width, rel=0.2)
 
 
+def test_a_difference_of_calibration_errors_may_be_negative():
+    """A calibrated model against the same with all doubts taken away."""
+    draw = np.random.default_rng(0)
+    p = draw.uniform(0.5, 1.0, 600)
+    target = (draw.random(600) > p).astype(int)
+    calm, sure = (classification(target, np.stack([q, 1 - q], axis=1)) for q in (p, p**0.01))
+
+    def gap(index):
+        return {k: calm(index)[k] - sure(index)[k] for k in ("calibration_error", "accuracy")}
+
+    found = intervals(gap, 600, differences=True)["calibration_error"]
+    assert -0.3 < found["low"] < found["value"] < found["high"] < -0.15
+
+
 def test_resamples_are_drawn_in_bounded_batches():
     most = 0
 
