@@ -63,7 +63,7 @@ def resnet20_fashion_mnist() -> Recipe:
         name="resnet20-fashion-mnist",
         data=Data(
             source="tfds:fashion_mnist",
-            ops="standardize|random_crop(28, padding=2)|flip_lr",
+            ops="standardize|random_crop(28, padding=2)|flip_lr(average=True)",
             batch_size=128,
             validation_fraction=0.05,
         ),
