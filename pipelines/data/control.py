@@ -18,7 +18,7 @@ from ..recipe import Data, Replay
 from .actor import Actor
 from .environments import Player, make, one_thread, play, players_for
 from .source import SourceError
-from .stream import FOREVER
+from .stream import FOREVER, end_at_once
 
 _VALIDATION, _TEST = 2, 3  # after those of the actor's keys
 _ELEMENT = 10_000  # steps of an epoch, where the recipe does not say
@@ -244,4 +244,5 @@ def _lock_step(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options.experimental_optimization.inject_prefetch = False
     options.experimental_optimization.apply_default_optimizations = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    end_at_once(options)
     return dataset.with_options(options)

@@ -143,4 +143,17 @@ def deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
     # The rewriting would copy every captured tensor, that is, the whole set in memory; what it
     # would add, parallel maps and prefetching, stands in the pipelines already.
     options.experimental_optimization.apply_default_optimizations = False
+    end_at_once(options)
     return dataset.with_options(options).prefetch(2)
+
+
+def end_at_once(options: tf.data.Options) -> None:
+    """Lets an iterator be deleted without waiting for tf.data's autotuning.
+
+    Autotuning has a thread that looks at the pipeline at ever longer intervals, up to a minute. It
+    is woken to stop before it can see that it has to, and sleeps on: whoever deletes the iterator,
+    at the end of a training or by Ctrl-C, waits for its next look. Without it a parallel map takes
+    as many elements at a time as there are cores.
+    """
+    options.autotune.enabled = False
+    options.autotune.initial_parallelism = 1024  # at most; by itself 16

@@ -88,6 +88,13 @@ def test_a_stream_from_any_step_is_the_stream_from_the_beginning():
     assert len(np.unique(total.round(4), axis=0)) > 1100
 
 
+def test_an_iterator_is_deleted_at_once():
+    """With tf.data's autotuning, half a second after each second that it has lived."""
+    dataset = load(Data(source="builtin:digits"))
+    for batches in (dataset.train(0), dataset.split("test")):
+        assert batches.options().autotune.enabled is False
+
+
 def test_serving_equals_the_test_split_bit_for_bit():
     data = load(Data(source="builtin:digits", ops="random_crop(8, padding=1)|flip_lr|standardize"))
     rows = np.concatenate([x for x, _ in data.split("test").take(2)])
