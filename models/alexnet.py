@@ -150,7 +150,9 @@ def alexnet_2014(
         width: filters of the first convolution, even; the other layers have 3, 6, 4, 4 and twice
             64 times as many.
         dropout: share of the hidden dense outputs set to zero in training, in [0, 1).
-        weights: a file of torchvision's weights to start from, see :mod:`.checkpoints`.
+        weights: a file of torchvision's weights to start from, see :mod:`.checkpoints`. They were
+            trained on rescaled pixels, ``TORCH`` in :mod:`epochal.pipelines.recipes`' ResNets:
+            ``scale|standardize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))``.
         new_head: leave the file's last layer out; the model's own starts anew.
         freeze: don't train the layers up to and with this one, e.g. "conv5".
         seed: of initial weights and dropout; None draws them from ``keras.utils.set_random_seed``.

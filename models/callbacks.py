@@ -323,7 +323,8 @@ class SwapEMA(_Stateful):
 
     The averages are in the model from ``on_test_begin`` to ``on_test_end`` only; everything else at
     the end of an epoch (checkpoints, say) sees the raw weights, and :class:`EarlyStopping` keeps
-    what validation saw. The exchange is exact: the bits of both sets return (Keras's
+    what validation saw. What batch normalisation has counted is not averaged: it is that of the raw
+    weights. The exchange is exact: the bits of both sets return (Keras's
     ``SwapEMAWeights`` exchanges by sums, which round). Nothing is exchanged before the first
     update, when there is no average yet.
 

@@ -22,7 +22,9 @@ one can run any code. What the two sources have of their own becomes ours exactl
 - Batch normalisation gets the source's constants: epsilon 1e-5 and 0.9 of the moving averages kept
   a step (PyTorch), 1.001e-5 and 0.99 (keras.applications).
 
-v1 and v1.5 have equal shapes: which of them a file holds follows from where it comes from.
+v1 and v1.5 have equal shapes: which of them a file holds follows from where it comes from. So have
+variants that differ in layers without weights, such as timm's resnetaa50 and resnetblur50, and
+PyTorch files of the v1 layout: nothing in a file tells them from torchvision's ResNet-50.
 """
 
 from __future__ import annotations
@@ -126,19 +128,31 @@ def _check(
         raise WeightsError(f"{said}. {why}: see epochal.models.resnet. {_build(found)}")
     if head and found.classes != mine.classes:
         raise WeightsError(
-            f"{said}. Build it with num_classes={found.classes}, or leave the file's classifier "
-            "out: load_weights(..., head=False), or the model option new_head=True."
+            f"{said}. Build it with num_classes={found.classes} (in a recipe the data say how "
+            "many), or leave the file's classifier out: load_weights(..., head=False), or the "
+            "model option new_head=True."
             if found.classes
             else f"{said}. Keep the model's own: load_weights(..., head=False), or the model "
             "option new_head=True."
         )
-    if difference := _differences(arrays, origin, variables):
+    difference = _differences(arrays, origin, variables)
+    first = next(iter(arrays.keys() & {"stem_conv/kernel", "conv1/kernel"} & variables.keys()), "")
+    if difference and arrays[first].shape[2] != variables[first].shape[2]:
+        raise WeightsError(
+            f"{said}. The file is for images of {arrays[first].shape[2]} channels, the model for "
+            f"{variables[first].shape[2]}: the op rgb makes three of one."
+        )
+    if difference:
         raise WeightsError(f"{said}, but built otherwise. {difference} {_build(found)}")
 
 
 def _build(found: Published) -> str:
+    from .registry import list_models
+
     name, _, width = found.architecture.partition(" of width ")
     name = "alexnet-2014" if name == "AlexNet" else name.lower().replace("-", "")
+    if name not in list_models():
+        return "This package has no such network."
     options = {"width": int(width or 0), "version": found.version, "num_classes": found.classes}
     given = "".join(f", {key}={value!r}" for key, value in options.items() if value)
     return f"Build the model that fits: create_model({name!r}{given})."
@@ -149,7 +163,7 @@ def _differences(arrays: Arrays, origin: dict[str, str], variables: dict[str, An
     extra = [origin[name] for name in arrays if name not in variables]
     missing = [name for name in variables if name not in arrays]
     other = [
-        f"{origin[name]} gives {_by(array.shape)}, the model has {_by(variables[name].shape)}"
+        f"{origin[name]} becomes {_by(array.shape)}, the model has {_by(variables[name].shape)}"
         for name, array in arrays.items()
         if name in variables and array.shape != tuple(variables[name].shape)
     ]
@@ -184,6 +198,8 @@ def _looks_like(
         standard = 16  # for CIFAR
     name = f"ResNet-{len(convolutions) + 2}"
     name += "" if width == standard else f" of width {width}"
+    if shapes.get("stage1_1_conv2/kernel", (0, 0, width, width))[2:] != (width, width):
+        name = f"ResNeXt or wide {name}"
     return name, _version(model) if model else None, classes
 
 

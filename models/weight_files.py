@@ -31,7 +31,7 @@ def read(path: Path) -> Arrays:
 
     Raises WeightsError for a file that is not there, of another kind, pickled or damaged.
     """
-    if path.name.endswith(_PICKLED):
+    if path.name.lower().endswith(_PICKLED):
         raise pickled(path, path.with_suffix(".safetensors").name)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -45,12 +45,12 @@ def read(path: Path) -> Arrays:
         ".npz": _npz,
         ".h5": _h5,
     }
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise WeightsError(
             f"{path} is of no kind that is read: {', '.join(SUFFIXES)}. Save the weights as one of "
             "these."
         )
-    return readers[path.suffix](path)
+    return readers[path.suffix.lower()](path)
 
 
 def pickled(path: Path, target: str) -> WeightsError:
@@ -89,6 +89,11 @@ def _npz(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise WeightsError(
+                f"{path} holds Python objects, which are stored as pickles, and reading one can "
+                "run any code. Save arrays of numbers: np.savez(path, **{name: array, ...})."
+            ) from None
         raise _damaged(path, "npz", error) from None
 
 
@@ -191,12 +196,15 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
 
 def float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """An array of a file as float32. WeightsError for one that holds no such numbers."""
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise WeightsError(
             f"{path}: the array {name} is of type {array.dtype}, not of floating-point numbers. "
             "Save the weights as float32."
         )
-    return array.astype(np.float32)
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise WeightsError(f"{path}: the array {name} holds values that are NaN or infinite.")
+    return values
 
 
 def some(names: list[str]) -> str:

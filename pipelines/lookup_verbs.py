@@ -67,6 +67,7 @@ def show(
         json: print JSON.
     """
     from ..models import list_models
+    from ..models.weight_files import SUFFIXES
     from . import show as show_module
     from .recipes import list_recipes
     from .run import Run
@@ -88,7 +89,7 @@ def show(
             load_tensorflow()
         recipe = Run(name).recipe if is_run else changed_recipe(name, overrides)
         show_module.show_recipe(recipe, console, with_keys=keys, as_json=json)
-    elif Path(name).is_file():
+    elif Path(name).is_file() or Path(name).suffix.lower() in SUFFIXES:
         load_tensorflow()
         show_module.show_weights(name, console, as_json=json)
     else:

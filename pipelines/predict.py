@@ -144,8 +144,8 @@ def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, n
                 ask({key: value[i : i + 1] for key, value in raw.items()})
             except tf.errors.InvalidArgumentError:
                 raise SourceError(
-                    f"{name} cannot be read as an image: it is damaged, or no JPEG, PNG, BMP or "
-                    "GIF file. Replace it or leave it out."
+                    f"{name} cannot be read as an image: it is damaged, or no JPEG, PNG, BMP, "
+                    "GIF or WebP file. Replace it or leave it out."
                 ) from None
         raise
     if "translation" in found or "text" in found:

@@ -169,11 +169,11 @@ class Data(Strict):
     predictions and exports stay in the target's own units."""
     skip_corrupt: bool = False
     """folder and images: leave out unreadable files and count them, instead of stopping."""
-    mixup: Annotated[float, Field(gt=0.0)] | None = None
+    mixup: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     """MixUp: the alpha of Beta(alpha, alpha), from which the share lambda is drawn that an example
     keeps of itself; the rest, of input and target, is another example's of its batch. In training
     only. 0.2 is usual on images, 8 and more against wrong labels."""
-    cutmix: Annotated[float, Field(gt=0.0)] | None = None
+    cutmix: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     """CutMix, for images: alpha as in mixup, 1 is usual; what an example does not keep is a
     rectangle of another's pixels. With mixup too, each batch draws one of the two."""
     mix_per: Literal["batch", "example"] = "batch"

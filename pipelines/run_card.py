@@ -53,7 +53,7 @@ def run_card(
     for sample in samples:
         lines += ["", *(f"> {key}: {' '.join(text.split())}  " for key, text in sample.items())]
     lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items()), ""]
-    if measured:
+    if "test" in summary:
         lines += ["The test split was used once, after training.", ""]
     lines += [
         "Commands: `epochal evaluate DIR`, `epochal predict DIR INPUT...`, `epochal export DIR`.",

@@ -14,7 +14,7 @@ from .run import Run
 from .served import Served
 
 _MEANINGS = {
-    "image_bytes": "an image file (JPEG, PNG, BMP or GIF) of any size",
+    "image_bytes": "an image file (JPEG, PNG, BMP, GIF or WebP) of any size",
     "image": "pixels, as in training",
     "features": "numbers in the order of training",
     "history": "the steps before the forecast, oldest first, and of each its columns",

@@ -58,7 +58,7 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
     for key, suffix in (("translation", ""), ("retrieval", "_retrieval")):
         if key in found:
             of_key = intervals(_translations(found, key), len(found[key]))
-            if "bleu" in of_key:
+            if importlib.util.find_spec("sacrebleu") is not None:
                 of_key["chrf"] = _chrf(found[key], found["target"])
             metrics |= {name + suffix: value for name, value in of_key.items()}
     shown = [key for key in ("source", "target", "translation", "retrieval") if key in found]
@@ -171,7 +171,8 @@ def _chrf(answers: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def _translations(found: dict[str, np.ndarray], key: str = "translation"):
-    """Exact matches and BLEU of the answers ``found[key]``."""
+    """Exact matches and BLEU of the answers ``found[key]``; no BLEU, which counts up to four words
+    in a row, where no target has four."""
     exact = (found[key] == found["target"]).astype(np.float64)
     if importlib.util.find_spec("sacrebleu") is None:
         log.warning("BLEU and chrF are left out: pip install 'epochal[text]'")
@@ -185,6 +186,8 @@ def _translations(found: dict[str, np.ndarray], key: str = "translation"):
         one = bleu.corpus_score([answer], [[target]])
         rows.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
     rows = np.array(rows, np.int64)
+    if rows[:, 9].max() < 4:
+        return lambda index: {"exact_match": exact[index].mean(axis=-1)}
 
     def statistic(index: np.ndarray) -> dict[str, np.ndarray]:
         sums = [rows[resample].sum(axis=0).tolist() for resample in index]

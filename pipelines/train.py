@@ -109,6 +109,11 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
             f"{recipe.loss.name!r} needs whole ones, classes or counts. Leave them out, or choose "
             "another loss."
         )
+    if dataset.mixes and recipe.model.name == "knn":
+        raise RecipeError(
+            "data.mixup and data.cutmix train on mixtures of two examples, and knn looks examples "
+            "up as they are. Leave them out."
+        )
     conformal.check(recipe, dataset, loss)
     if "train" not in dataset.sizes and recipe.algorithm.epochs != 0:
         raise RecipeError(

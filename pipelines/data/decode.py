@@ -7,8 +7,10 @@ JPEG                   the pixels that Pillow gives (accurate integer DCT); CMYK
                        without colour profiles
 PNG                    palettes are looked up, transparency is dropped (what lies under it shows),
                        16 bits are scaled to 8 and rounded
-BMP                    a fourth channel is dropped
-GIF                    the first frame
+BMP                    palettes of 256 colours are looked up, a fourth channel is dropped; files of
+                       1 and 4 bits a pixel are refused
+GIF                    the first frame; what is transparent in it is black
+WebP                   of a moving one the first frame; transparency as in PNG
 grayscale, any format  three equal channels; a set of nothing but grays has one
 =====================  ============================================================================
 
@@ -29,7 +31,7 @@ _MARGIN = 2  # pixels beyond a window of which its colours, stored at half the r
 
 
 def decode_rgb(content: tf.Tensor) -> tf.Tensor:
-    """The bytes of a JPEG, PNG, BMP or GIF file -> uint8 [h,w,3]; see the module's text.
+    """The bytes of a JPEG, PNG, BMP, GIF or WebP file -> uint8 [h,w,3]; see the module's text.
 
     Raises InvalidArgumentError for anything else and for truncated files.
     """
@@ -40,7 +42,9 @@ def decode_rgb(content: tf.Tensor) -> tf.Tensor:
     def bitmap():  # decode_image refuses to convert a BMP's channels
         image = tf.io.decode_bmp(content)
         return tf.cond(
-            tf.shape(image)[2] == 1, lambda: tf.repeat(image, 3, axis=2), lambda: image[..., :3]
+            tf.shape(image)[2] == 1,
+            lambda: tf.gather(_bmp_palette(content), tf.cast(image[..., 0], tf.int32)),
+            lambda: image[..., :3],
         )
 
     def deep():  # decode_image would keep the upper eight bits as they are
@@ -50,13 +54,34 @@ def decode_rgb(content: tf.Tensor) -> tf.Tensor:
     def other():
         return tf.io.decode_image(content, channels=3, expand_animations=False)
 
+    def webp():
+        return tf.io.decode_image(content, channels=0, expand_animations=False)[..., :3]
+
     start = tf.strings.join([tf.strings.substr(content, 0, 25), b"\0" * 25])
     is_bitmap = tf.strings.substr(start, 0, 2) == b"BM"
     is_png = tf.strings.substr(start, 0, 4) == b"\x89PNG"
     is_deep = is_png & (tf.strings.substr(start, 24, 1) == b"\x10")  # 16 bits a channel
-    kind = tf.where(is_jpeg(content), 0, tf.where(is_bitmap, 1, tf.where(is_deep, 2, 3)))
-    image = tf.switch_case(kind, [jpeg, bitmap, deep, other])
+    is_webp = tf.strings.substr(start, 8, 4) == b"WEBP"
+    kind = tf.where(is_deep, 2, tf.where(is_webp, 3, 4))
+    kind = tf.where(is_jpeg(content), 0, tf.where(is_bitmap, 1, kind))
+    image = tf.switch_case(kind, [jpeg, bitmap, deep, webp, other])
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _bmp_palette(content: tf.Tensor) -> tf.Tensor:
+    """The colours of a BMP file of one byte a pixel, uint8 [256,3]; those not given are black.
+
+    They stand before the pixels as blue, green, red and a spare byte.
+    """
+
+    def number(place):
+        return tf.io.decode_raw(tf.strings.substr(content, place, 4), tf.int32)[0]
+
+    start, end = 14 + number(14), number(10)
+    count = tf.minimum((end - start) // 4, 256)
+    colours = tf.io.decode_raw(tf.strings.substr(content, start, 4 * count), tf.uint8)
+    colours = tf.reshape(colours, [-1, 4])[:, 2::-1]
+    return tf.pad(colours, [[0, 256 - tf.shape(colours)[0]], [0, 0]])
 
 
 def is_jpeg(content: tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .source import Rows, Source, SourceError, nearest
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "validation", "test")
 _log = logging.getLogger(__name__)
 
@@ -195,7 +195,8 @@ def check_files(paths: list[Path]) -> list[_Checked]:
         try:
             height, width, gray = look(content).numpy().tolist()
         except tf.errors.OpError as error:
-            reason = "not an image" if "Unknown image" in error.message else "corrupt or truncated"
+            unknown = "Unknown image" in error.message
+            reason = "not an image" if unknown else "corrupt, or of a kind that is not read"
             return _Checked(None, False, "", reason)
         return _Checked((height, width), bool(gray), hashlib.sha256(content).hexdigest())
 

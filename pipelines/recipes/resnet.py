@@ -3,7 +3,9 @@
 Weight decay is decoupled here: ``w -= learning_rate * weight_decay * w`` in every step. An L2 term
 of the same number in the loss, as the paper has it, passes through the momentum m and in the long
 run shrinks the weights 1 / (1 - m) times as much: its 1e-4 at a momentum of 0.9 is 1e-3 here.
-Unlike there, biases and normalisation do not decay.
+Unlike there, biases and normalisation do not decay; pixels are standardised by one mean and
+deviation a channel, where the paper subtracts a mean image; and the epoch with the best validation
+loss is kept, not the last one.
 """
 
 from __future__ import annotations

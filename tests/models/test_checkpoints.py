@@ -298,13 +298,14 @@ def test_alexnet_2014_of_this_package(tmp_path):
 # --- What a file looks like, and what is refused --------------------------------------------------
 
 
-def outline(blocks, layers, classes=1000, head="fc"):
+def outline(blocks, layers, classes=1000, head="fc", inner=(64, 64)):
     """Names of a torchvision ResNet with tiny arrays: enough to tell which it is."""
     state = {"conv1.weight": np.zeros((64, 3, 7, 7), "float16")}
     for stage, count in enumerate(blocks, start=1):
         for block in range(count):
             for i in range(1, layers + 1):
                 state[f"layer{stage}.{block}.conv{i}.weight"] = np.zeros((1, 1, 1, 1), "float16")
+    state["layer1.0.conv2.weight"] = np.zeros((*inner, 1, 1), "float16")
     if classes:
         state[f"{head}.weight"] = np.zeros((classes, 1), "float16")
     return state
@@ -339,8 +340,10 @@ def test_another_depth_says_which_and_what_differs(tmp_path):
 def test_other_options_of_the_same_net_are_told(file18):
     with pytest.raises(WeightsError, match=r"no place in the model \(layer2.0.downsample.0.weight"):
         load_weights(model18(shortcut="A"), file18)
-    with pytest.raises(WeightsError, match=r"1 differ in shape \(conv1.weight gives 7x7x3x8, the model has 3x3x3x8\)"):  # fmt: skip  # noqa: E501
+    with pytest.raises(WeightsError, match=r"1 differ in shape \(conv1.weight becomes 7x7x3x8, the model has 3x3x3x8\)"):  # fmt: skip  # noqa: E501
         load_weights(model18(stem="small"), file18)
+    with pytest.raises(WeightsError, match="images of 3 channels, the model for 1: the op rgb"):
+        load_weights(model18(input_shape=(32, 32, 1)), file18)
     with pytest.raises(WeightsError, match="layers are others|model is ResNet-18 of width 8, v2"):
         load_weights(model18(version="v2"), file18)
     with pytest.raises(ValueError, match="does not exist. Did you mean 'resnet18.safetensors'"):
@@ -362,13 +365,39 @@ def test_variants_and_strangers_are_refused(state18, tmp_path):
     np.savez(path, **state18 | {"layer1.0.conv1.weight": np.zeros((8, 8, 3, 3), "int8")})
     with pytest.raises(WeightsError, match="layer1.0.conv1.weight is of type int8"):
         identify(path)
+    np.savez(path, **state18 | {"fc.bias": np.full(7, np.nan, "float32")})
+    with pytest.raises(WeightsError, match="fc.bias holds values that are NaN or infinite"):
+        identify(path)
     partial = {k: v for k, v in state18.items() if k != "layer4.1.bn2.running_var"}
     np.savez(path, **partial)
     with pytest.raises(WeightsError, match=r"1 of the model's weights are not in the file \(stage4_2_norm2/moving_variance\)"):  # fmt: skip  # noqa: E501
         load_weights(model18(), path)
 
 
-@pytest.mark.parametrize("name", ["resnet50-11ad3fa6.pth", "pytorch_model.bin", "best.pth.tar"])
+@pytest.mark.parametrize("inner", [(128, 4), (128, 128)])  # ResNeXt-50 32x4d, wide ResNet-50-2
+def test_other_families_of_the_same_names(inner, tmp_path):
+    np.savez(tmp_path / "w.npz", **outline((3, 4, 6, 3), 3, inner=inner))
+    model = create_model("resnet50", version="v1.5", width=4, input_shape=(32, 32, 3))
+    with pytest.raises(WeightsError, match="looks like ResNeXt or wide ResNet-50.*has no such"):
+        load_weights(model, tmp_path / "w.npz")
+    np.savez(tmp_path / "w.npz", **outline((2, 2, 2, 2), 3))  # timm's
+    with pytest.raises(WeightsError, match="looks like ResNet-26.*has no such network"):
+        load_weights(model, tmp_path / "w.npz")
+
+
+def test_bfloat16_and_capitals_are_read(state18, tmp_path):
+    from ml_dtypes import bfloat16
+    from safetensors.numpy import save_file
+
+    halves = {k: v.astype(bfloat16) for k, v in state18.items() if v.dtype.kind == "f"}
+    save_file(halves, tmp_path / "W.SAFETENSORS")
+    model = model18()
+    load_weights(model, tmp_path / "W.SAFETENSORS")
+    kernel = model.get_layer("outputs").get_weights()[0]
+    np.testing.assert_array_equal(kernel, halves["fc.weight"].T.astype("float32"))
+
+
+@pytest.mark.parametrize("name", ["resnet50-11ad3fa6.PTH", "pytorch_model.bin", "best.pth.tar"])
 def test_pickles_are_refused_with_the_lines_that_convert_them(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(WeightsError) as error:
@@ -394,9 +423,11 @@ def test_damaged_files(file18, tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:600])
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
-    for name in ("cut.npz", "cut.h5", "objects.npz"):
+    for name in ("cut.npz", "cut.h5"):
         with pytest.raises(WeightsError, match="is no whole"):
             identify(tmp_path / name)
+    with pytest.raises(WeightsError, match="holds Python objects.*Save arrays of numbers"):
+        identify(tmp_path / "objects.npz")
     with pytest.raises(WeightsError, match="is a folder"):
         identify(tmp_path)
     (tmp_path / "w.onnx").write_bytes(b"")

@@ -41,6 +41,8 @@ FILES = JPEGS | {
     "one bit": encoded(GRAY.convert("1"), "PNG"),
     "BMP": encoded(PHOTO, "BMP"),
     "gray BMP": encoded(GRAY, "BMP"),
+    "palette BMP": encoded(PHOTO.quantize(200), "BMP"),
+    "WebP": encoded(PHOTO, "WEBP", lossless=True),
     "GIF": encoded(PHOTO.quantize(64), "GIF"),
 }
 

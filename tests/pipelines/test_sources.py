@@ -134,7 +134,7 @@ def test_broken_files_are_named_or_skipped_and_counted(folder):
     assert "3 of 27 images" in message
     assert "empty.png (empty)" in message
     assert "text.jpg (not an image)" in message
-    assert "cut.jpg (corrupt or truncated)" in message
+    assert "cut.jpg (corrupt, or of a kind that is not read)" in message
     assert "--data.skip-corrupt" in message
     data = load(Data(source=f"folder:{folder}", skip_corrupt=True))
     assert sum(data.sizes.values()) == 24
@@ -296,7 +296,7 @@ def tfds_dir(tmp_path_factory):
     """A set of 60 training images in four record files and 8 test images, made offline."""
     tfds = pytest.importorskip("tensorflow_datasets")
     place = tmp_path_factory.mktemp("tfds")
-    for name, side in (("tiny_shapes", 5), ("ragged_shapes", None)):
+    for name, side in (("tiny_shapes", 5), ("ragged_shapes", None), ("secret_shapes", 5)):
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=(side, side, 1)),
@@ -321,19 +321,20 @@ def _prepare(tfds, name, features, side, place):
             )
 
         def _split_generators(self, manager):
-            return {"train": self._rows(60), "test": self._rows(8)}
+            hidden = "secret" in self.name
+            return {"train": self._rows(60), "test": self._rows(8, hidden)}
 
         def _generate_examples(self):
             raise AssertionError("unused")
 
-        def _rows(self, n):
+        def _rows(self, n, hidden=False):
             for number in range(n):
                 if side == 0:
                     yield number, {"image": np.float32([number, 1, 2]), "label": number / 2}
                     continue
                 size = side or 5 + number % 3
                 image = np.full((size, size, 1), number, np.uint8)
-                yield number, {"image": image, "label": number % 2}
+                yield number, {"image": image, "label": -1 if hidden else number % 2}
 
     Tiny.name = name
     builder = Tiny(data_dir=place)
@@ -362,6 +363,13 @@ def test_a_small_set_is_held_in_memory(prepared):
     assert np.bincount(data.targets("validation")).tolist() == [3, 3]
     seen = numbers(data.split("train").as_numpy_iterator())
     assert np.array_equal(seen % 2, data.targets("train"))
+
+
+@pytest.mark.parametrize("cache_mib", [0, 100])
+def test_a_split_whose_labels_were_never_published_is_left_out(prepared, cache_mib):
+    """As ImageNet's test split: its labels are -1."""
+    data = load(Data(source="tfds:secret_shapes", cache_mib=cache_mib, test_fraction=0.0))
+    assert data.sizes == {"train": 54, "validation": 6}
 
 
 def test_a_large_set_streams_without_overlap(prepared):

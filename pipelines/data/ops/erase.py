@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from . import op
-from .image import Areas, Ratios, Share, Size, one_by_one, require_uint8
+from .image import Areas, Ratios, Share, Size, level, one_by_one, require_uint8
 
 _TRIES = 50
 
@@ -14,11 +14,12 @@ _TRIES = 50
 def cutout(images: tf.Tensor, size: Size, value: float = 0.0, *, rng=None) -> tf.Tensor:
     """Fills a size x size square around a random pixel, cut off at the border (DeVries & Taylor
     2017, arXiv:1708.04552, section 3). Evaluation: the image as it is."""
+    filling = level(value, images, "cutout")
     if rng is None:
         return images
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     top, left = rng.integers(height) - size // 2, rng.integers(width) - size // 2
-    return tf.where(rectangles(images, top, left, size, size), tf.cast(value, images.dtype), images)
+    return tf.where(rectangles(images, top, left, size, size), filling, images)
 
 
 @op("image", random=True, each=True)
@@ -44,6 +45,8 @@ def random_erasing(
     """
     if value is None:
         require_uint8("random_erasing", images, ", or give a value")
+    else:
+        value = level(value, images, "random_erasing")
     if rng is None:
         return images
     height, width = tf.shape(images)[1], tf.shape(images)[2]
@@ -61,7 +64,7 @@ def random_erasing(
     def erased(image, top, left, down, across, key):
         inside = rectangles(image[None], *(side[None] for side in (top, left, down, across)))[0]
         if value is not None:
-            return tf.where(inside, tf.cast(value, image.dtype), image)
+            return tf.where(inside, value, image)
         shape = (down, across, image.shape[2])
         noise = tf.random.stateless_uniform(shape, key, 0, 256, tf.int32, alg="philox")
         beyond = [[top, height - top - down], [left, width - left - across], [0, 0]]

@@ -75,7 +75,14 @@ def central_crop(images: tf.Tensor, height: Size, width: Size | None = None) -> 
 def pad(images: tf.Tensor, pixels: Pixels, value: float = 0.0) -> tf.Tensor:
     """``pixels`` of ``value`` on all four sides."""
     border = [[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]]
-    return tf.pad(images, border, constant_values=tf.cast(value, images.dtype))
+    return tf.pad(images, border, constant_values=level(value, images, "pad"))
+
+
+def level(value: float, images: tf.Tensor, name: str) -> tf.Tensor:
+    """A pixel's value in the type of ``images``. OpsError for one that bytes do not have."""
+    if images.dtype == tf.uint8 and not 0 <= value <= 255:
+        raise OpsError(f"{name} fills bytes, from 0 to 255, before scale or standardize: {value}.")
+    return tf.cast(value, images.dtype)
 
 
 @op("image", random=True, sets_size=True)
