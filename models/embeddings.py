@@ -9,14 +9,31 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from .decoding import lengths
+
 _register = keras.saving.register_keras_serializable("epochal")
+
+
+class _Tokens(keras.Operation):
+    """ids [n, t] -> bool [n, t]: all but the padding on the right."""
+
+    def __init__(self, pad_id: int):
+        super().__init__()
+        self.pad_id = pad_id
+
+    def call(self, ids):
+        return tf.sequence_mask(lengths(ids, self.pad_id), tf.shape(ids)[1])
+
+    def compute_output_spec(self, ids):
+        return keras.KerasTensor(ids.shape, "bool")
 
 
 @_register
 class TokenEmbedding(layers.Layer):
     """Ids to vectors, and with ``reverse=True`` vectors to logits by the same matrix.
 
-    - ids [n, t] int32 -> [n, t, width], times ``scale``; starts the mask, False at ``pad_id``.
+    - ids [n, t] int32 -> [n, t, width], times ``scale``; starts the mask, False
+      at the ``pad_id`` on the right; among the others it is a token (the end of a text, for GPT-2).
     - x [n, t, width] -> logits x E^T (+ bias), [n, t, vocabulary_size] float32.
 
     Source: Press, Wolf: Using the output embedding to improve language models (2017); the scale
@@ -75,7 +92,7 @@ class TokenEmbedding(layers.Layer):
 
     def compute_mask(self, inputs, previous_mask=None):
         if ops.dtype(inputs).startswith("int"):
-            return ops.not_equal(inputs, self.pad_id)
+            return _Tokens(self.pad_id)(inputs)
         return previous_mask
 
     def compute_output_spec(self, inputs, reverse: bool = False):

@@ -40,7 +40,8 @@ Deviations from the papers:
 4. Dropout is 0.1 everywhere, as GPT-1's section 4.1 says; GPT-2 and GPT-3 don't say.
 5. GELU is approximated with tanh in all of them, as in the authors' code.
 6. Id 0 is padding and gets no loss, unless ``pad_id`` is another: the published vocabularies have
-   no padding, and their end of text takes its place.
+   no padding, and their end of text takes its place. It is padding on the right of a row only;
+   between two texts it is a token.
 """
 
 from __future__ import annotations
@@ -315,12 +316,13 @@ class GPT(keras.Model):
         settings = (length, temperature, top_k, seed)
         key = (length, end_id, top_p, repetition_penalty)
         if pieces is not None:
-            settings += (top_p, repetition_penalty, stop)
-            key = (length, end_id, id(pieces))
+            settings += (top_p, repetition_penalty, (stop,) if isinstance(stop, str) else stop)
+            key = (length, end_id, tuple(pieces))
         if key not in self._functions:
-            run = self.generator(length, end_id, top_p, repetition_penalty, pieces=pieces)
-            self._functions[key] = run, pieces  # which lives as long: its id stays its own
-        return decoding.continued(self._functions[key][0], prompt, *settings)
+            self._functions[key] = self.generator(
+                length, end_id, top_p, repetition_penalty, pieces=pieces
+            )
+        return decoding.continued(self._functions[key], prompt, *settings)
 
     def score(self, ids) -> dict:
         """How likely texts are: {"score": [n], "tokens": [n]} of ids [n, t].

@@ -24,7 +24,7 @@ ALIASES = {
     "lm_head.weight": "wte.weight",
 }
 _PREFIXES = ("bert.", "transformer.")
-_HEADS = ("pooler.", "cls.", "classifier.")
+_HEADS = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 _ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 

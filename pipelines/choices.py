@@ -190,7 +190,25 @@ def build_model(recipe: Recipe, dataset, loss):
                 f"data.context is {recipe.data.context}, and `model` {recipe.model} sees {context} "
                 f"tokens at most. Set data.context to {context} or less, or a longer model.context."
             )
+    if dataset.kind == "text" and dataset.task == "classification" and "context" in takes:
+        _check_longest(recipe, dataset, model.get_config()["context"])
     return model
+
+
+def _check_longest(recipe: Recipe, dataset, context: int) -> None:
+    """Raises RecipeError where a text can have more tokens than a BERT has positions."""
+    from .data.ops.text import Enclosed, MaxTokens
+
+    longest = None
+    for op in dataset.preprocess.modules:
+        longest = min(longest or op.n, op.n) if isinstance(op, MaxTokens) else longest
+        longest = longest + 2 if longest and isinstance(op, Enclosed) else longest
+    if longest is None or longest > context:
+        raise RecipeError(
+            f"`model` {recipe.model} sees {context} tokens at most, and data.ops "
+            f"{recipe.data.ops!r} lets through {longest or 'any number'}. End it with "
+            f"max_tokens({context - 2})|enclose, or set a longer model.context."
+        )
 
 
 def _check_text(recipe: Recipe, dataset) -> None:
@@ -207,6 +225,12 @@ def _check_text(recipe: Recipe, dataset) -> None:
         raise RecipeError(
             f"`model` {name!r} looks to both sides, so it cannot do {dataset.task}. For a text "
             "itself set data.task to masked-language-model; lstm and gpt go on with texts."
+        )
+    tasks = registry.MODELS[name].task.split("/")
+    if dataset.kind == "text" and dataset.task not in tasks and "language-model" in tasks:
+        raise RecipeError(
+            f"`model` {name!r} is not for {dataset.task} of texts. Choose a bert or an lstm, or "
+            "set data.task to language-model."
         )
     if not reads_gaps and dataset.task != "language-model":
         return

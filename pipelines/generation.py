@@ -50,6 +50,8 @@ class Generation:
     """The answer ends before the first of these strings."""
 
     def __post_init__(self):
+        if isinstance(self.stop, str):
+            raise SourceError(f"stop has to be a sequence of strings; got {self.stop!r} alone.")
         checks = {
             "max_new_tokens": (1 <= self.max_new_tokens <= LONGEST, f"1 to {LONGEST}"),
             "temperature": (0 <= self.temperature < np.inf, "0 or more"),

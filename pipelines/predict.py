@@ -139,6 +139,8 @@ def _ask(served: Served, raw: dict[str, np.ndarray], names: list) -> dict[str, n
     try:
         found = {name: value.numpy() for name, value in ask(raw).items()}
     except tf.errors.InvalidArgumentError:
+        if "image_bytes" not in raw:
+            raise
         for i, name in enumerate(names):  # which one was it?
             try:
                 ask({key: value[i : i + 1] for key, value in raw.items()})

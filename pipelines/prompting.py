@@ -7,6 +7,8 @@ choose("runs/gpt", [prompt], [" good", " bad"])
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -108,13 +110,18 @@ def choose(
     starts = run.preprocess.python(list(prompts))
     rows, begins = [], []
     for prompt, start in zip(prompts, starts, strict=True):
-        for answer, row in zip(
-            answers, run.preprocess.python([prompt + one for one in answers]), strict=True
-        ):
-            same = 0  # a tokenizer may join the end of the prompt with the answer
-            while same < min(len(start), len(row)) and start[same] == row[same]:
-                same += 1
-            if same >= len(row) or not row[:same]:
+        whole = run.preprocess.python([prompt + one for one in answers])
+        # A tokenizer may join the end of the prompt with an answer, and what is compared has to
+        # begin at the same place for all.
+        pairs = zip(start, *whole, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, pairs))
+        if not same:
+            raise SourceError(
+                f"The prompt {prompt[-40:]!r} has no token of its own before the answers, and the "
+                "first token of a text has no likelihood. Give it a word or more."
+            )
+        for answer, row in zip(answers, whole, strict=True):
+            if same >= len(row):
                 raise SourceError(f"{answer!r} adds no token to the prompt {prompt[-40:]!r}.")
             if context is not None and len(row) > context:
                 raise SourceError(
@@ -163,6 +170,19 @@ def _windows(row: list[int], begin: int, context: int | None) -> Iterator[tuple[
         start += max(1, size // 2)
 
 
+@functools.lru_cache(maxsize=1)
+def _scorer(model):
+    """A graph function: the log-likelihood [n] of the ids [n, t] that are ``real`` [n, t]."""
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def score(ids, real):
+        logits = tf.cast(model(ids[:, :-1], training=False), tf.float32)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
+        return -tf.reduce_sum(loss * real[:, 1:], axis=1)
+
+    return score
+
+
 def _sums(run: Run, rows: list[list[int]], begins: list[int]) -> np.ndarray:
     """The log-likelihood of each row's tokens from a place on, [n]."""
     context = run.model.get_config().get("context")
@@ -174,12 +194,7 @@ def _sums(run: Run, rows: list[list[int]], begins: list[int]) -> np.ndarray:
     pieces.sort(key=lambda one: len(one[1]))
     fill, model = run.preprocess.tokenizer.fill_id, run.model
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def score(ids, real):
-        logits = tf.cast(model(ids[:, :-1], training=False), tf.float32)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
-        return -tf.reduce_sum(loss * real[:, 1:], axis=1)
-
+    score = _scorer(model)
     totals = np.zeros(len(rows))
     for start in range(0, len(pieces), _ROWS):
         some = pieces[start : start + _ROWS]

@@ -275,10 +275,10 @@ class MaskedReader(TextReader):
             longest = tf.reduce_max(tf.add_n([one.row_lengths() for one in parts])) + len(parts) + 1
             width = (longest + pad_to - 1) // pad_to * pad_to
 
-            def whole(row):
-                return tf.concat(row, axis=1).to_tensor(0, shape=tf.stack([-1, width]))
+            def whole(row, fill=0):
+                return tf.concat(row, axis=1).to_tensor(fill, shape=tf.stack([-1, width]))
 
-            ids = whole(rows)
+            ids = whole(rows, tokenizer.fill_id)
             visible = whole(blank) > 0
             positions = self._choose(ids, visible, begins_word, draws)
             hidden = tf.gather(ids, positions, batch_dims=1)

@@ -177,13 +177,14 @@ def test_padding_and_the_future_change_nothing(norm):
     assert np.abs(after[:, 5:] - before[:, 5:]).max() > 0.1
 
 
-def test_another_padding_hides_nothing_but_from_the_loss():
-    """As in published vocabularies, where id 0 is a word and the end of text pads."""
+def test_another_padding_hides_nothing_but_on_the_right_from_the_loss():
+    """As in published vocabularies, where id 0 is a word and the end of text pads: between two
+    texts it is a token, and what follows it is learnt."""
     model = uneven(gpt.GPT(**TINY, pad_id=10))
     plain = uneven(gpt.GPT(**TINY))
     ids = np.array([[3, 0, 10, 4, 10, 10]], "int32")
     np.testing.assert_array_equal(model(ids), plain(ids))
-    np.testing.assert_array_equal(model(ids)._keras_mask, ids != 10)
+    np.testing.assert_array_equal(model(ids)._keras_mask, [[True] * 4 + [False] * 2])
 
 
 # --- Decoding ---------------------------------------------------------------------------------

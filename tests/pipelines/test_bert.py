@@ -242,6 +242,12 @@ def test_slots_that_do_not_go_together(texts, pretrained, tmp_path):
         (classes, {"model.width": 16}, "width 32, not 16"),
         (classes, {"model.weights": str(tmp_path / "none")}, "is no weights of a BERT"),
         (classes, {"loss.class_weights": [1.0]}, "1 numbers, and there are 2 classes"),
+        (classes, {"data.ops": f'tokenizer_of("{pretrained.path}")|enclose'}, "any number. End it"),
+        (
+            classes,
+            {"data.ops": f'tokenizer_of("{pretrained.path}")|max_tokens(90)|enclose'},
+            "lets through 92. End it with",
+        ),
     ):
         with pytest.raises(RecipeError, match=words):
             train(override(recipe, changes), tmp_path / "run")

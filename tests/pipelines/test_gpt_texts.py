@@ -187,6 +187,31 @@ def test_examples_become_a_prompt_and_the_likelier_answer_is_chosen(run):
     assert found[0]["log_likelihoods"][" cat!"] == pytest.approx(gain, abs=1e-3)
     with pytest.raises(SourceError, match="nothing to choose"):
         prompting.choose(run, ["a"], ["b"])
+    with pytest.raises(SourceError, match="no token of its own"):
+        prompting.choose(run, [""], ["a", "b"])
+
+
+def test_answers_are_compared_from_the_same_token_on(run):
+    """The blank after " t" is a token of its own, but " the" is one with it."""
+    (found,) = prompting.choose(run, ["hey! t"], ["he cat!", "o"])
+    whole = prompting.likelihood(run, ["hey! the cat!", "hey! to", "hey!"])
+    begin = whole.pop()["log_likelihood"]
+    for answer, one in zip(["he cat!", "o"], whole, strict=True):
+        wanted = one["log_likelihood"] - begin
+        assert found["log_likelihoods"][answer] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_stop_string_alone_is_no_list_of_letters():
+    with pytest.raises(SourceError, match="sequence of strings"):
+        Generation(stop="The end")
+
+
+def test_a_language_model_gives_no_labels(place, tmp_path):
+    (tmp_path / "labelled.tsv").write_text("text\tlabel\n" + "hey!\tyes\nthe mat\tno\n" * 20)
+    changes = {"data.source": f"text:{tmp_path / 'labelled.tsv'}", "data.context": "none",
+               "data.task": "classification", "loss": "cross-entropy"}  # fmt: skip
+    with pytest.raises(RecipeError, match="is not for classification of texts"):
+        train(recipe(place, **changes), place / "labels")
 
 
 def test_examples_longer_than_the_models_context_are_refused(place):

@@ -151,6 +151,20 @@ def test_a_stream_from_a_step_is_the_stream_at_that_step(documents, bucket):
 
 
 @pytest.mark.slow
+def test_padding_is_the_vocabulary_s(documents, tmp_path):
+    """Wherever it stands there: id 0 may be a word."""
+    pieces = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", ".", *"abcdefghijklmnopqrst"]
+    pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrst"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    dataset = opened(documents, ops=f'tokenizer_of("{tmp_path}")')
+    x, _ = next(iter(dataset.train(0)))
+    ids = x["ids"].numpy()
+    assert (ids == 1).any()
+    lengths = np.where(ids != 1, np.arange(1, ids.shape[1] + 1), 0).max(axis=1)
+    for row, length in zip(ids, lengths, strict=True):
+        assert row[length - 1] == 3  # all rows end with [SEP], and then with [PAD]
+
+
 def test_every_token_is_in_one_piece_and_pieces_fit(documents):
     dataset = opened(documents, context=20, masking=Masking(next_sentence=False))
     tokenizer = dataset.preprocess.tokenizer
