@@ -55,9 +55,11 @@ def resnet20_digits() -> Recipe:
 def resnet20_fashion_mnist() -> Recipe:
     """ResNet-20 on Fashion-MNIST in 15 epochs.
 
-    2 CPU cores with bfloat16 instructions, 35 minutes on a busy machine. Test accuracy 93.6% (one
-    seed); with `--algorithm.epochs 8` 92.9% (one seed, 13 processor minutes). Needs the set
-    in TFDS_DATA_DIR.
+    2 CPU cores with bfloat16 instructions, 23 minutes on one of them. Test accuracy over 3 seeds
+    94.0 ± 0.1%. Needs the set in TFDS_DATA_DIR.
+
+    The answer is the mean of those for an image and its mirror image, which validation preferred
+    after the first seed (94.0% against 93.3%, of whose test images the image alone gives 93.5%).
 
         epochal train resnet20-fashion-mnist
     """
@@ -208,8 +210,8 @@ def plain56_cifar10() -> Recipe:
 def resnet56_cifar10() -> Recipe:
     """What depth does with shortcuts: 56 residual layers, see plain20-cifar10.
 
-    2 CPU cores with bfloat16 instructions: not measured, projected 16 minutes. Needs the set in
-    TFDS_DATA_DIR.
+    2 CPU cores with bfloat16 instructions, 19 minutes on one of them. One seed: accuracy in
+    training 81.4%, test 75.0% (JPEG copy of the set). Needs the set in TFDS_DATA_DIR.
 
         epochal train resnet56-cifar10
     """
