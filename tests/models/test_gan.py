@@ -269,10 +269,12 @@ def test_a_condition_reaches_both_players(build):
 
 @pytest.mark.parametrize("layer", ["dense", "convolution"])
 def test_spectral_normalisation_divides_by_the_largest_singular_value(layer):
+    # Seeded: how fast the iteration gets there depends on the second singular value.
+    options = {"kernel_initializer": keras.initializers.GlorotUniform(0), "use_bias": False}
     if layer == "dense":
-        made, x = SpectralDense(4, spectral_seed=0, use_bias=False), np.ones((1, 6), np.float32)
+        made, x = SpectralDense(4, spectral_seed=0, **options), np.ones((1, 6), np.float32)
     else:
-        made = SpectralConv2D(4, 3, spectral_seed=0, use_bias=False)
+        made = SpectralConv2D(4, 3, spectral_seed=0, **options)
         x = np.ones((1, 3, 3, 2), np.float32)
     made.build(x.shape)
     before = made.kernel.numpy()
