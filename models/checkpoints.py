@@ -136,12 +136,13 @@ def _check(
             "option new_head=True."
         )
     difference = _differences(arrays, origin, variables)
-    first = next(iter(arrays.keys() & {"stem_conv/kernel", "conv1/kernel"} & variables.keys()), "")
-    if difference and arrays[first].shape[2] != variables[first].shape[2]:
-        raise WeightsError(
-            f"{said}. The file is for images of {arrays[first].shape[2]} channels, the model for "
-            f"{variables[first].shape[2]}: the op rgb makes three of one."
-        )
+    for first in {"stem_conv/kernel", "conv1/kernel"} & arrays.keys() & variables.keys():
+        theirs, ours = arrays[first].shape[2], variables[first].shape[2]
+        if theirs != ours:
+            raise WeightsError(
+                f"{said}. The file is for images of {theirs} channels, the model for {ours}: the "
+                "op rgb makes three of one."
+            )
     if difference:
         raise WeightsError(f"{said}, but built otherwise. {difference} {_build(found)}")
 

@@ -308,6 +308,8 @@ class GPT(keras.Model):
                 f"{repetition_penalty!r}."
             )
         self._check_ids(prompt)
+        if isinstance(stop, str):
+            raise ValueError(f"stop has to be a sequence of strings; got {stop!r} alone.")
         if pieces is None and stop:
             raise ValueError(
                 "Stop strings are found in the text: give pieces, what each token adds to it, e.g. "
@@ -316,7 +318,7 @@ class GPT(keras.Model):
         settings = (length, temperature, top_k, seed)
         key = (length, end_id, top_p, repetition_penalty)
         if pieces is not None:
-            settings += (top_p, repetition_penalty, (stop,) if isinstance(stop, str) else stop)
+            settings += (top_p, repetition_penalty, stop)
             key = (length, end_id, tuple(pieces))
         if key not in self._functions:
             self._functions[key] = self.generator(

@@ -22,6 +22,7 @@ from .stream import (
     WINDOWS,
     Draws,
     deterministic,
+    end_at_once,
     parallel,
     permute,
     positions,
@@ -268,7 +269,9 @@ class RecordReader(Reader):
 
     def _in_order(self, indices) -> tf.data.Dataset:
         order = tf.range(len(self.records.files), dtype=tf.int64)
-        return self._read(order, self._members(indices))
+        options = tf.data.Options()
+        end_at_once(options)
+        return self._read(order, self._members(indices)).with_options(options)
 
     def split(self, indices, batch_size, count: int | None = None) -> tf.data.Dataset:
         """The rows in file order, last batch smaller; only through ``count`` ops if given."""

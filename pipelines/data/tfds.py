@@ -188,6 +188,8 @@ def _held(records: dict[str, Records], kind: str, task: str, data) -> dict[str, 
     """In memory, if all of it fits; images of varying size always stream."""
     import tensorflow as tf
 
+    from .stream import end_at_once
+
     shape = records["train"].shape
     if None in shape:
         return dict(records)
@@ -207,6 +209,9 @@ def _held(records: dict[str, Records], kind: str, task: str, data) -> dict[str, 
         rows = tf.data.TFRecordDataset(part.files).map(
             part.parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+        options = tf.data.Options()
+        end_at_once(options)
+        rows = rows.with_options(options)
         start = 0
         for images, targets in rows.batch(1024).prefetch(2).as_numpy_iterator():
             x[start : start + len(targets)], y[start : start + len(targets)] = images, targets
