@@ -1,13 +1,16 @@
 """The optimizers that Keras has too, and the weight decay that all optimizers here share.
 
 Import them from :mod:`.optimizers`; its text has their updates and the exclusion rule.
+
+SGD and Adam update a variable by one kernel of TensorFlow's. Keras's own are made of some ten
+operations, each of which reads and writes as much memory as the variable takes.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -147,6 +150,19 @@ class SGD(OptimizerMixin, keras.optimizers.SGD):
             learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **kwargs
         )
 
+    def update_step(self, gradient, variable, learning_rate):
+        if not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=_resource(variable),
+            accum=_resource(self.momentums[self._get_variable_index(variable)]),
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=tf.constant(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
 
 @_register
 class Momentum(SGD):
@@ -234,23 +250,45 @@ class Adam(OptimizerMixin, keras.optimizers.Adam):
         dtype = variable.dtype
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
-        gradient = ops.cast(gradient, dtype)
+        gradient = tf.cast(gradient, dtype)
+        # The kernel knows the betas in the variable's precision, and so must the corrections.
+        rounded = float if self.amsgrad else tf.as_dtype(dtype).as_numpy_dtype
+        correction_1, correction_2 = bias_corrections(self, rounded)
+        rate = tf.cast(learning_rate, dtype) * tf.cast(ops.sqrt(correction_2) / correction_1, dtype)
+        if not self.amsgrad:
+            tf.raw_ops.ResourceApplyAdam(
+                var=_resource(variable),
+                m=_resource(mean),
+                v=_resource(square),
+                beta1_power=tf.zeros([], dtype),  # the rate has the corrections
+                beta2_power=tf.zeros([], dtype),
+                lr=rate,
+                beta1=tf.constant(self.beta_1, dtype),
+                beta2=tf.constant(self.beta_2, dtype),
+                epsilon=tf.constant(self.epsilon, dtype),
+                grad=gradient,
+            )
+            return
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
-        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        if self.amsgrad:
-            top = self._velocity_hats[index]
-            self.assign(top, ops.maximum(top, square))
-            square = top
-        correction_1, correction_2 = bias_corrections(self)
-        rate = ops.cast(learning_rate, dtype)
-        rate *= ops.cast(ops.sqrt(correction_2) / correction_1, dtype)
-        self.assign_sub(variable, rate * mean / (ops.sqrt(square) + self.epsilon))
+        self.assign_add(square, (tf.square(gradient) - square) * (1 - self.beta_2))
+        top = self._velocity_hats[index]
+        self.assign(top, tf.maximum(top, square))
+        self.assign_sub(variable, rate * mean / (tf.sqrt(top) + self.epsilon))
 
 
-def bias_corrections(optimizer) -> tuple[Any, Any]:
-    """1 - beta_1^t and 1 - beta_2^t as float64 scalars: in float32 a small difference is coarse."""
+def _resource(variable):
+    """What TensorFlow's kernels take of a variable; of a mirrored one, this replica's."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
+def bias_corrections(optimizer, rounded: Callable = float) -> tuple[Any, Any]:
+    """1 - beta_1^t and 1 - beta_2^t as float64 scalars: in float32 a small difference is coarse.
+
+    ``rounded`` gives the betas as they are used.
+    """
     t = ops.cast(optimizer.iterations + 1, "float64")
-    return 1 - optimizer.beta_1**t, 1 - optimizer.beta_2**t
+    beta_1, beta_2 = (float(rounded(beta)) for beta in (optimizer.beta_1, optimizer.beta_2))
+    return 1 - beta_1**t, 1 - beta_2**t
 
 
 @_register
