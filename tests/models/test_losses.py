@@ -268,6 +268,34 @@ def test_ids_that_no_class_has_never_cost_a_plain_number():
     assert np.isnan(losses.CrossEntropy(0.1).call([2, -1], np.zeros((2, 2)))).all()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_many_classes_cost_what_the_formula_says(smoothing):
+    """From 1,000 classes on the loss is computed another way: as of a vocabulary."""
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(0, 9, (2, 3, 1_000)), rng.integers(0, 1_000, (2, 3))
+    z[0, 0, 5] = 300.0  # all others' shares are 0
+    weights = rng.uniform(0.5, 2, (2, 3)).astype("float32")
+    logits = tf.constant(z, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        got = losses.CrossEntropy(smoothing, reduction="none")(y, logits)
+        total = tf.reduce_sum(weights * got)
+    logs = (
+        z
+        - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - z.max(-1, keepdims=True)
+    )
+    shares = (1 - smoothing) * np.eye(1_000)[y] + smoothing / 1_000
+    np.testing.assert_allclose(got, -(shares * logs).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(total, logits), weights[..., None] * (np.exp(logs) - shares), atol=1e-6
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="1000"):
+        losses.CrossEntropy(smoothing)([1_000], np.zeros((1, 1_000)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="-1"):
+        losses.CrossEntropy(smoothing)([-1], np.zeros((1, 1_000)))
+
+
 # -------------------------------------------------- gradients
 
 
