@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from .layers import seeded, seeds
+from .layers import Dropout, seeded, seeds
 
 _register = keras.saving.register_keras_serializable("epochal")
 
@@ -114,7 +114,7 @@ class MultiHeadAttention(layers.Layer):
         self.seed = seed
         draw = seeds(seed)
         self._seeds = [draw() for _ in range(4)]
-        self.drop = layers.Dropout(dropout, seed=draw(), dtype="float32") if dropout else None
+        self.drop = Dropout(dropout, seed=draw(), dtype="float32") if dropout else None
 
     def build(self, input_shape):
         width = input_shape[-1]

@@ -47,7 +47,7 @@ import keras
 from . import finetune
 from .blocks import ACTIVATIONS, TransformerBlock
 from .embeddings import LearnedPositions, SegmentEmbedding, TokenEmbedding
-from .layers import seeds
+from .layers import Dropout, LayerNormalization, seeds
 from .pooling import AtPositions, MeanPooling, Pooler
 
 HEADS = ("encoder", "mlm", "pretraining", "classification", "tokens", "embedding")
@@ -103,8 +103,9 @@ class BERT(keras.Model):
         epsilon: of the layer normalisation.
         pad_id: the id that is padding: seen by no token, and masked out of losses.
         length: tokens of every example, for fixed shapes; None takes any up to ``context``.
-        weights: what to start from, see :mod:`.encoder_weights`.
-        freeze: don't train the layers up to and with this one, e.g. "block_2".
+        weights: what to start from, see :mod:`.language_weights`.
+        freeze: don't train the layers up to and with this one, e.g. "block_2", or, of the
+            embeddings with their normalisation alone, "embedding_norm".
         seed: of weights and dropout; None draws them from ``keras.utils.set_random_seed``.
 
     Raises:
@@ -202,7 +203,7 @@ class BERT(keras.Model):
             "dtype": keras.dtype_policies.serialize(dtype),
         }
         if weights is not None:  # not among the options: a saved model has its own
-            from .encoder_weights import take_encoder
+            from .language_weights import take_encoder
 
             take_encoder(self, weights)
         if freeze is not None:
@@ -227,10 +228,10 @@ class _Parts:
         return keras.initializers.TruncatedNormal(0.0, 0.02, seed=self.draw())
 
     def norm(self, name):
-        return keras.layers.LayerNormalization(epsilon=self.epsilon, dtype=self.dtype, name=name)
+        return LayerNormalization(epsilon=self.epsilon, dtype=self.dtype, name=name)
 
     def drop(self, name):
-        return keras.layers.Dropout(self.dropout, seed=self.draw(), dtype=self.dtype, name=name)
+        return Dropout(self.dropout, seed=self.draw(), dtype=self.dtype, name=name)
 
     def dense(self, units, name, activation=None, dtype="float32"):
         return keras.layers.Dense(

@@ -23,7 +23,7 @@ import keras
 from keras import layers, ops
 
 from .attention import MultiHeadAttention
-from .layers import seeded, seeds
+from .layers import Dropout, LayerNormalization, seeded, seeds
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -121,7 +121,7 @@ class TransformerBlock(layers.Layer):
             )
 
         def normalise(name):
-            return layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
+            return LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
 
         self.attention = attention("attention", causal=causal, window=window)
         self.attention_norm = normalise("attention_norm")
@@ -132,7 +132,7 @@ class TransformerBlock(layers.Layer):
         )
         self.contract_kernel = seeded(residual_initializer, draw())
         self.dense_norm = normalise("dense_norm")
-        self.drop = layers.Dropout(dropout, seed=draw(), dtype=dtype) if dropout else None
+        self.drop = Dropout(dropout, seed=draw(), dtype=dtype) if dropout else None
 
     def build(self, input_shape):
         width = input_shape[-1]

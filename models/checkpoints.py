@@ -210,7 +210,7 @@ def _version(model: keras.Model) -> str | None:
         return "v2"
     if "stage2_1_conv3" not in layers:
         return None
-    return "v1" if layers["stage2_1_conv1"].strides[0] == 2 else "v1.5"
+    return "v1.5" if layers["stage2_1_conv2"].strides[0] == 2 else "v1"
 
 
 # --- A file, in our names ---------------------------------------------------

@@ -60,7 +60,7 @@ import numpy as np
 from keras import layers, ops
 
 from .finetune import start_from
-from .layers import DropPath, FusedBatchNormalization, seeds
+from .layers import DropPath, FusedBatchNormalization, PointwiseConv2D, seeds
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -115,14 +115,17 @@ def conv(x, filters: int, kernel: int, strides: int, seed, name: str):
     """Convolution without bias on maps padded by kernel // 2 on each side.
 
     A layer of its own pads: TensorFlow's convolution and pooling kernels for explicit padding spare
-    the copy, but on CPUs they are tens of times slower in bfloat16.
+    the copy, but on CPUs they are tens of times slower in bfloat16. Another picks the pixels that a
+    1x1 convolution of stride 2 sees, since the gradient of one of stride 1 is faster.
     """
     padding = "same"
-    if strides > 1:
+    if kernel == 1:
+        x, strides = picked(x, strides, name), 1
+    elif strides > 1:
         padding = "valid"
-        if kernel > 1:
-            x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(
+        x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+    kind = PointwiseConv2D if kernel == 1 else layers.Conv2D
+    return kind(
         filters,
         kernel,
         strides=strides,
@@ -131,6 +134,11 @@ def conv(x, filters: int, kernel: int, strides: int, seed, name: str):
         kernel_initializer=he_normal(seed),
         name=name,
     )(x)
+
+
+def picked(x, strides: int, name: str):
+    """Every so many-th pixel, by a pooling of single pixels."""
+    return layers.AveragePooling2D(1, strides, name=f"{name}_pick")(x) if strides > 1 else x
 
 
 def norm(x, name: str, gamma: str = "ones"):
@@ -164,6 +172,9 @@ def post_activation(x, convolutions: Convolutions, shortcut, zero_init, drop, dr
         drop: (rate, seed) of the block's drop path; None for none.
         draw: gives each layer its seed.
     """
+    (filters, kernel, strides), *rest = convolutions
+    if kernel == 1 and strides > 1:  # of v1: the shortcut sees the same pixels
+        x, convolutions = picked(x, strides, name), [(filters, 1, 1), *rest]
     y = x
     for i, (filters, kernel, strides) in enumerate(convolutions, start=1):
         last = i == len(convolutions)

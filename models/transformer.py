@@ -45,7 +45,7 @@ import tensorflow as tf
 from . import beam_search
 from .blocks import TransformerBlock
 from .embeddings import SinusoidalPositions, TokenEmbedding
-from .layers import seeds
+from .layers import Dropout, LayerNormalization, seeds
 
 
 def count(
@@ -136,7 +136,7 @@ class Transformer(keras.Model):
             )
 
         def last_norm(name):
-            kind = keras.layers.LayerNormalization if norm == "pre" else keras.layers.Identity
+            kind = LayerNormalization if norm == "pre" else keras.layers.Identity
             options = {"epsilon": 1e-6} if norm == "pre" else {}
             return kind(**options, dtype=dtype, name=name)
 
@@ -150,12 +150,8 @@ class Transformer(keras.Model):
                 name="embedding",
             ),
             "positions": SinusoidalPositions(dtype=dtype, name="positions"),
-            "source_dropout": keras.layers.Dropout(
-                dropout, seed=draw(), dtype=dtype, name="source_dropout"
-            ),
-            "target_dropout": keras.layers.Dropout(
-                dropout, seed=draw(), dtype=dtype, name="target_dropout"
-            ),
+            "source_dropout": Dropout(dropout, seed=draw(), dtype=dtype, name="source_dropout"),
+            "target_dropout": Dropout(dropout, seed=draw(), dtype=dtype, name="target_dropout"),
             "encoder": [block(f"encoder_{i + 1}") for i in range(layers)],
             "encoder_norm": last_norm("encoder_norm"),
             "decoder": [block(f"decoder_{i + 1}", causal=True, cross=True) for i in range(layers)],

@@ -1,11 +1,17 @@
-"""The fused batch normalisation against Keras's layer; stochastic depth against its formula."""
+"""Layers against Keras's where these are the same but slower; stochastic depth by its formula."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from epochal.models.layers import DropPath, FusedBatchNormalization
+from epochal.models.layers import (
+    Dropout,
+    DropPath,
+    FusedBatchNormalization,
+    LayerNormalization,
+    PointwiseConv2D,
+)
 
 SHAPE = (4, 3, 5, 6)
 
@@ -156,6 +162,89 @@ def test_saved_and_loaded_it_is_the_same_layer(tmp_path):
     assert type(twin) is FusedBatchNormalization
     assert (twin.momentum, twin.epsilon) == (0.8, 1e-4)
     np.testing.assert_array_equal(model(inputs()), loaded(inputs()))
+
+
+def equal_layers(ours, theirs, shape):
+    for layer in (ours, theirs):
+        layer.build(shape)
+    random = np.random.default_rng(3)
+    ours.set_weights([random.uniform(0.5, 2.0, w.shape) for w in ours.weights])
+    theirs.set_weights(ours.get_weights())
+
+
+@pytest.mark.parametrize("options", [{}, {"epsilon": 0.3}, {"axis": 1}, {"center": False}])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_layer_normalisation_and_its_gradients_equal_keras(options, dtype):
+    ours, theirs = (
+        kind(**options, dtype=dtype)
+        for kind in (LayerNormalization, keras.layers.LayerNormalization)
+    )
+    equal_layers(ours, theirs, (4, 3, 8))
+    x = inputs((4, 3, 8), ours.compute_dtype)
+    found, expected = step(ours, x), step(theirs, x)
+    assert found[0].dtype == expected[0].dtype == ours.compute_dtype
+    close(found[0], expected[0])
+    for a, b in zip(found[1], expected[1], strict=True):
+        close(a, b, 1e-5 if dtype == "float32" else 2e-2)
+    compiled = tf.function(lambda x: step(ours, x), jit_compile=True)(x)
+    for a, b in zip(compiled[1], expected[1], strict=True):
+        close(a, b, 1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_pointwise_convolution_and_its_gradients_equal_keras(bias):
+    ours = PointwiseConv2D(5, use_bias=bias, activation="relu")
+    theirs = keras.layers.Conv2D(5, 1, use_bias=bias, activation="relu")
+    equal_layers(ours, theirs, SHAPE)
+    x = inputs()
+    assert ours(keras.Input(SHAPE[1:])).shape == (None, *SHAPE[1:3], 5)
+    found, expected = step_of(ours, x), step_of(theirs, x)
+    for a, b in zip(found, expected, strict=True):
+        close(a, b)
+    with pytest.raises(ValueError, match=r"got kernel_size=\(1, 1\), strides=\(2, 2\)"):
+        PointwiseConv2D(5, strides=2)
+
+
+def step_of(layer, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+        loss = tf.reduce_sum(y**3)
+    return [y, *tape.gradient(loss, [x, *(w.value for w in layer.trainable_weights)])]
+
+
+@pytest.mark.parametrize("shape", [(1000, 37), (3, 41, 23)])
+def test_dropout_drops_its_share_keeps_the_mean_and_goes_on_from_its_state(shape):
+    layer = Dropout(0.3, seed=1)
+    x = tf.ones(shape)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+    share = round(0.3 * 65_536) / 65_536
+    assert set(np.unique(y)) == {0.0, np.float32(1 / (1 - share))}
+    spread = (0.3 * 0.7 / x.shape.num_elements()) ** 0.5
+    assert abs(float(tf.reduce_mean(tf.cast(y == 0, tf.float32))) - 0.3) < 4 * spread
+    np.testing.assert_array_equal(tape.gradient(y, x), y)  # of ones
+    state = layer.seed_generator.state.numpy()
+    second = layer(x, training=True)
+    assert not np.array_equal(y, second)
+    layer.seed_generator.state.assign(state)
+    np.testing.assert_array_equal(layer(x, training=True), second)
+    np.testing.assert_array_equal(layer(x), x)
+    np.testing.assert_array_equal(Dropout(0.0)(x, training=True), x)
+    assert not np.asarray(Dropout(1.0, seed=0)(x, training=True)).any()
+
+
+def test_faster_layers_are_saved_and_loaded(tmp_path):
+    x = y = keras.Input((4, 4, 3))
+    for layer in (PointwiseConv2D(6), LayerNormalization(), Dropout(0.5, seed=2)):
+        y = layer(y)
+    model = keras.Model(x, y)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    batch = inputs((2, 4, 4, 3))
+    np.testing.assert_array_equal(again(batch), model(batch))
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in model.layers]
 
 
 def test_drop_path_leaves_out_whole_examples_and_keeps_the_mean():
