@@ -24,9 +24,9 @@ size; examples in the prompt take the place of training.
 | gpt3-13b | 40 | 5,120 | 40 | 2,048 | 50,257 | 12,853,386,240 |
 | gpt3-175b | 96 | 12,288 | 96 | 2,048 | 50,257 | 174,604,259,328 |
 
-``gpt`` is GPT-2's network in any small size; as it stands, that of nanoGPT for Shakespeare's
-letters. The papers name GPT-2 small and medium 117M and 345M: their authors have since corrected
-that.
+``gpt`` is GPT-2's network in any small size; as it stands, in those of nanoGPT for Shakespeare's
+letters, whose script leaves out all biases (25,728 of the weights). The papers name GPT-2 small and
+medium 117M and 345M: their authors have since corrected that.
 
 Deviations from the papers:
 
@@ -55,11 +55,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import decoding
+from . import decoding, finetune
 from .blocks import TransformerBlock
 from .embeddings import LearnedPositions, TokenEmbedding
 from .gpt_steps import Steps
-from .layers import seeds
+from .layers import Dropout, LayerNormalization, seeds
 
 
 def count(
@@ -101,7 +101,9 @@ class GPT(keras.Model):
         epsilon: of the layer normalisation.
         sparse_window: every second block's positions see so many only, the nearest; None: all.
         pad_id: the id that is padding.
-        weights: what to start from: a Hugging Face directory of a GPT-2 with these sizes.
+        weights: what to start from, see :mod:`.language_weights`.
+        freeze: don't train the layers up to and with this one, e.g. "block_2". The matrix of the
+            embedding, which is that of the logits too, is among them.
         length: tokens of every example, for fixed shapes; None takes any up to ``context``.
         seed: of weights and dropout; None draws them from ``keras.utils.set_random_seed``.
 
@@ -127,6 +129,7 @@ class GPT(keras.Model):
         pad_id: int = 0,
         length: int | None = None,
         weights: str | None = None,
+        freeze: str | None = None,
         seed: int | None = None,
         name: str = "gpt",
         dtype: Any = None,
@@ -179,10 +182,10 @@ class GPT(keras.Model):
             "positions": LearnedPositions(
                 context, normal(0.01 if pre else 0.02), dtype=dtype, name="positions"
             ),
-            "dropout": keras.layers.Dropout(dropout, seed=draw(), dtype=dtype, name="dropout"),
+            "dropout": Dropout(dropout, seed=draw(), dtype=dtype, name="dropout"),
             "blocks": blocks,
             "norm": (
-                keras.layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name="norm")
+                LayerNormalization(epsilon=epsilon, dtype=dtype, name="norm")
                 if pre
                 else keras.layers.Identity(dtype=dtype, name="norm")
             ),
@@ -206,14 +209,17 @@ class GPT(keras.Model):
             "sparse_window": sparse_window,
             "pad_id": pad_id,
             "length": length,
+            "freeze": freeze,
             "seed": seed,
             "name": name,
             "dtype": keras.dtype_policies.serialize(dtype),
         }
         if weights is not None:  # not among the options: a saved model has its own
-            from .huggingface import take_weights
+            from .language_weights import take_decoder
 
-            take_weights(self, weights)
+            take_decoder(self, weights)
+        if freeze is not None:
+            finetune.freeze(self, freeze)
 
     def get_config(self):
         return dict(self._options)

@@ -315,7 +315,7 @@ MODELS: dict[str, ModelEntry] = {
         paper=_GPT2,
         task="language-model",
         parameters=10_770_816,
-        summary="GPT-2's network in a small size of your own; nanoGPT's for letters",
+        summary="GPT-2's network in a size of your own; as it stands, in nanoGPT's for letters",
         example={"vocabulary_size": 65, "length": 256},
     ),
     "dqn-2013": ModelEntry(

@@ -6,8 +6,9 @@ Pickled formats are refused: reading one can run any code.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,14 @@ def read(path: Path) -> Arrays:
 
 def pickled(path: Path, target: str) -> WeightsError:
     """Why a pickle is refused, with the line that converts it into the file ``target``."""
+    shards = re.sub(r"-\d+-of-\d+", "-*-of-*", path.name)  # several become one
     # Cloned, because safetensors writes no tensors that share memory, such as tied ones.
     return WeightsError(
-        f"{path} is a pickle, and reading one can run any code. Convert it once, where PyTorch "
-        'and safetensors are installed: python -c "import torch, safetensors.torch as s; '
-        "s.save_file({k: v.contiguous().clone() for k, v in torch.load("
-        f"{path.name!r}, map_location='cpu', weights_only=True).items()}}, {target!r})\""
+        f"{path} is a pickle, and reading one can run any code. Convert it once, in its folder and "
+        'where PyTorch and safetensors are installed: python -c "import glob, torch, '
+        "safetensors.torch as s; s.save_file({k: v.contiguous().clone() for f in "
+        f"glob.glob({shards!r}) for k, v in torch.load(f, map_location='cpu', "
+        f'weights_only=True).items()}}, {target!r})"'
     )
 
 
@@ -187,7 +190,7 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except ValueError as error:  # not UTF-8, among others
         raise WeightsError(f"{path} is no whole JSON file: {error}. Fetch it again.") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not names and values.")
@@ -205,6 +208,25 @@ def float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise WeightsError(f"{path}: the array {name} holds values that are NaN or infinite.")
     return values
+
+
+def require_same(
+    weights: str, theirs: dict[str, Any], ours: dict[str, Any], names: Sequence[str]
+) -> None:
+    """Raises WeightsError where a language model has other options than its ``weights`` are for."""
+    other = [name for name in names if theirs[name] != ours[name]]
+    if not other:
+        return
+    listed = ", ".join(f"{name} {theirs[name]!r}, not {ours[name]!r}" for name in other)
+    hint = "Give the model these options (model.width and so on, or model.name of another size)."
+    if "vocabulary_size" in other:
+        source = f"tokenizer_of({weights!r})"
+        hint = (
+            f"The ids have to be theirs: let data.ops begin with {source}."
+            if len(other) == 1
+            else f"{hint} The ids come from {source} in data.ops."
+        )
+    raise WeightsError(f"{weights} has {listed}. {hint}")
 
 
 def some(names: list[str]) -> str:

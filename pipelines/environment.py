@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..models.weight_files import WeightsError, locate
 from .recipe import Recipe
 from .run import RunError
 
@@ -42,12 +43,18 @@ def describe() -> dict[str, Any]:
 
 
 def starting_weights(recipe: Recipe) -> dict[str, str] | None:
-    """The file that the model starts from (``model.weights``) and its SHA-256; None without one."""
+    """The file that the model starts from (``model.weights``) and its SHA-256; None without one,
+    or where several files hold the weights."""
     given = recipe.model.options.get("weights")
-    if not isinstance(given, str) or not Path(given).exists():  # the model will say so
+    if not isinstance(given, str):
         return None
-    path = Path(given) / "model.keras" if Path(given).is_dir() else Path(given)
-    if not path.is_file():
+    try:
+        place = locate(given)
+    except WeightsError:  # the model will say so
+        return None
+    files = [place, place / "model.keras", place / "model.safetensors"]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
         return None
     with open(path, "rb") as file:
         return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,10 +1,10 @@
-"""BERT from learnt weights, of a Hugging Face directory or a saved model; rates for its layers."""
+"""BERT and GPT from learnt weights, of a directory or a saved model; rates for their layers."""
 
 import keras
 import numpy as np
 import pytest
 
-from epochal.models import bert, create_model
+from epochal.models import bert, create_model, gpt
 from epochal.models.finetune import layer_rates
 from epochal.models.huggingface import save_huggingface
 from epochal.models.keras_optimizers import SGD, AdamW
@@ -59,7 +59,7 @@ def test_pre_training_goes_on_with_its_head_for_words(weights, learnt):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 8}, "width 16, not 8.*Give the model these options"),
+        ({"width": 8}, "width 16, not 8.*Give the model these options .model.width"),
         ({"heads": 2}, "heads 4, not 2"),
         ({"vocabulary_size": 24}, "vocabulary_size 23, not 24.*tokenizer_of"),
         ({"layers": 2, "activation": "relu"}, "layers 3, not 2, activation 'gelu', not 'relu'"),
@@ -76,7 +76,7 @@ def test_what_is_no_weights_is_said(tmp_path):
     with pytest.raises(WeightsError, match="carries no folder"):
         locate("package:numpy")
     assert locate(tmp_path) == tmp_path
-    with pytest.raises(WeightsError, match="is no weights of a BERT"):
+    with pytest.raises(WeightsError, match="nothing does not exist. Weights of a BERT are a run"):
         bert.BERT(**SIZE, num_classes=2, weights=str(tmp_path / "nothing"))
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(WeightsError, match="has not finished"):
@@ -84,6 +84,28 @@ def test_what_is_no_weights_is_said(tmp_path):
     create_model("linear", input_shape=(3,), num_classes=2).save(tmp_path / "model.keras")
     with pytest.raises(WeightsError, match="not a BERT"):
         bert.BERT(**SIZE, num_classes=2, weights=str(tmp_path))
+
+
+GPT_SIZE = {"vocabulary_size": 23, "width": 16, "layers": 2, "heads": 4, "context": 12}
+
+
+def test_a_gpt_goes_on_from_a_run_or_a_directory(tmp_path):
+    learnt = gpt.GPT(**GPT_SIZE, dropout=0.2, seed=5)
+    save_huggingface(learnt, tmp_path / "theirs")
+    (tmp_path / "run").mkdir()
+    learnt.save(tmp_path / "run/model.keras")
+    for place in ("theirs", "run", "run/model.keras"):
+        model = gpt.GPT(**GPT_SIZE, dropout=0.0, weights=str(tmp_path / place), freeze="block_1")
+        np.testing.assert_allclose(model(IDS), learnt(IDS), atol=1e-6)
+        trained = {layer.name for layer in model.layers if layer.trainable_weights}
+        assert trained == {"block_2", "norm"}
+        with pytest.raises(WeightsError, match="heads 4, not 2, norm 'pre', not 'post'"):
+            gpt.GPT(**GPT_SIZE | {"heads": 2}, norm="post", weights=str(tmp_path / place))
+        with pytest.raises(WeightsError, match="GPT"):
+            bert.BERT(**GPT_SIZE, num_classes=2, weights=str(tmp_path / place))
+    bert.BERT(**GPT_SIZE, num_classes=2).save(tmp_path / "run/model.keras")
+    with pytest.raises(WeightsError, match="holds a BERT, not a GPT. Give a run of a gpt model"):
+        gpt.GPT(**GPT_SIZE, weights=str(tmp_path / "run"))
 
 
 def test_frozen_layers_stay_frozen_when_saved(tmp_path):
