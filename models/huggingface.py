@@ -8,9 +8,9 @@ vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
     save_huggingface(model, "mine")
 
 All sizes are what config.json says. Every tensor has its place and every shape is compared; what is
-left over or missing is listed, but for the heads of BERT: those that a directory has and the model
-does not are left out, and those that it lacks start new. Our ids are theirs: GPT-2's vocabulary has
-no padding, and where config.json names none, its end of text is it.
+left over or missing is listed, but for heads: those that a directory has and the model does not are
+left out, and those that it lacks start new. Our ids are theirs: GPT-2's vocabulary has no padding,
+and where config.json names none, its end of text is it.
 
 What has been read is written with the same names, types and values, whatever prefix, constants or
 copies of tied matrices the file had; so are config.json and the files of the tokenizer.
@@ -31,10 +31,19 @@ from safetensors.numpy import save_file
 
 from .bert import BERT
 from .gpt import GPT
-from .huggingface_config import CLASSES, config_of, family_of, options_of
+from .huggingface_config import CLASSES, config_of, family_of, options_of, updated
 from .huggingface_names import ALIASES, BUFFERS, canonical, of_a_head, places
 from .vocabularies import Vocabulary, read_vocabulary, vocabulary_files
-from .weight_files import Arrays, WeightsError, float32, pickled, read, read_json, some
+from .weight_files import (
+    Arrays,
+    WeightsError,
+    float32,
+    pickled,
+    read,
+    read_json,
+    require_same,
+    some,
+)
 
 __all__ = ["Published", "Vocabulary", "load_huggingface", "read_vocabulary", "save_huggingface"]
 
@@ -104,33 +113,21 @@ def load_huggingface(
     return model
 
 
-def take_weights(model: GPT, directory: str | Path) -> None:
+def fill_gpt(model: GPT, directory: Path) -> None:
     """Puts the weights of a GPT-2's directory into a model of the same sizes.
 
     Raises:
-        WeightsError: as :func:`load_huggingface`; or the sizes are others, all of which are named.
+        WeightsError: as :func:`load_huggingface`; or options are others, all of which are named.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise WeightsError(
-            f"There is no directory {directory}. Give one with config.json, model.safetensors, "
-            "vocab.json and merges.txt: model.weights DIR, and tokenizer_of('DIR') in data.ops."
-        )
     path = directory / "config.json"
     found, ours = _Stored.of(directory), model.get_config()
     if found.family != "gpt2":
         raise WeightsError(f"{directory} is of the family {found.family!r}; a GPT takes 'gpt2'.")
     theirs = options_of(path, found.config, "gpt2") | {"norm": "pre", "sparse_window": None}
     theirs["hidden"] = theirs["hidden"] or 4 * theirs["width"]
-    own = ("dropout", "attention_dropout", "pad_id")  # of training, and of the tokenizer
-    other = [key for key, value in theirs.items() if key not in own and value != ours[key]]
-    if other:
-        listed = ", ".join(f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in other)
-        raise WeightsError(
-            f"{directory} has {listed}. Give the model these options (sizes are model.width and "
-            "so on, or another name such as model.name gpt2-medium); the vocabulary's comes from "
-            "tokenizer_of in data.ops."
-        )
+    of_training = ("dropout", "attention_dropout", "pad_id")  # or of the tokenizer
+    names = [name for name in theirs if name not in of_training]
+    require_same(str(directory), theirs, ours, names)
     model.published = found.into(model)
 
 
@@ -168,7 +165,8 @@ def save_huggingface(
     files = {} if published is None else dict(published.files)
     stored = published and (published.head, published.classes)
     if stored == (head, options.get("num_classes")):
-        config, names, arrays = published.config, published.names, dict(published.rest)
+        config, names = updated(published.config, model), published.names
+        arrays = dict(published.rest)
     for name, (stored_name, dtype) in names.items():
         arrays[stored_name] = found[ALIASES.get(name, name)].get().astype(dtype)
     if vocabulary is not None:
@@ -248,14 +246,18 @@ def _tensors(directory: Path) -> Arrays:
         return read(directory / _WEIGHTS)
     shards = sorted(directory.glob("model-*-of-*.safetensors"))
     if not (directory / _INDEX).is_file():
-        for path in sorted(directory.glob("*.bin")):
-            raise pickled(path, path.name.replace("pytorch_model", "model")[:-4] + ".safetensors")
+        for path in sorted(directory.glob("pytorch_model*.bin")):
+            raise pickled(path, _WEIGHTS)
         lost = f", and its {len(shards)} shards no {_INDEX}" if shards else ""
         raise WeightsError(f"{directory} has no {_WEIGHTS}{lost}. Fetch it again.")
     index = read_json(directory, _INDEX).get("weight_map", {})
+    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+        raise WeightsError(f"{directory / _INDEX} names no shards. Fetch it again.")
     wanted = sorted(set(index.values()))
+    if not wanted:
+        raise WeightsError(f"{directory / _INDEX} names not a single shard. Fetch it again.")
     absent = [name for name in wanted if not (directory / name).is_file()]
-    if absent or not wanted:
+    if absent:
         raise WeightsError(
             f"{directory} lacks {len(absent)} of the {len(wanted)} shards that {_INDEX} names: "
             f"{', '.join(absent)}. Fetch them again."

@@ -9,7 +9,14 @@ from .bert import BERT
 from .gpt import GPT
 from .weight_files import WeightsError, some
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu"}
+# Theirs -> ours. Of several names for one function the last is written.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}
 # What config.json calls our options, and what must stand there where our models have no choice.
 _SIZES = {
     "bert": {
@@ -50,6 +57,8 @@ _FIXED = {
     "gpt2": {"tie_word_embeddings": True, "scale_attn_weights": True,
              "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
 }  # fmt: skip
+_INTEGERS = ("vocabulary_size", "width", "layers", "heads", "hidden", "context")
+_FRACTIONS = ("epsilon", "dropout", "attention_dropout")
 CLASSES = {
     "encoder": "BertModel",
     "embedding": "BertModel",
@@ -94,6 +103,12 @@ def options_of(path: Path, config: dict[str, Any], family: str) -> dict[str, Any
     absent = [_SIZES[family][k] for k, v in given.items() if v is None and k != "hidden"]
     if absent:
         raise WeightsError(f"{path} lacks {', '.join(absent)}.")
+    numbers = [*_INTEGERS, *(["segments"] if family == "bert" else [])]
+    other = [k for k in numbers if given[k] is not None and type(given[k]) is not int]
+    other += [k for k in _FRACTIONS if type(given[k]) not in (int, float)]
+    if other:
+        listed = ", ".join(f"{_SIZES[family][k]} = {given[k]!r}" for k in other)
+        raise WeightsError(f"{path} has {listed}, where numbers have to stand.")
     if given["activation"] not in _ACTIVATIONS:
         raise WeightsError(
             f"{path} has the activation {given['activation']!r}; read are "
@@ -103,8 +118,26 @@ def options_of(path: Path, config: dict[str, Any], family: str) -> dict[str, Any
     pad = config.get("pad_token_id")
     if pad is None and family == "gpt2":
         pad = config.get("eos_token_id", 50_256)
+        pad = pad[0] if isinstance(pad, list) and pad else pad  # ends of several kinds
     known = isinstance(pad, int) and 0 <= pad < given["vocabulary_size"]
     return given | {"pad_id": pad if known else 0}
+
+
+def updated(config: dict[str, Any], model: BERT | GPT) -> dict[str, Any]:
+    """A directory's config.json for a model whose options may since have been given others.
+
+    What says the same as before stays as it stands there.
+    """
+    family = "bert" if isinstance(model, BERT) else "gpt2"
+    before, now = options_of(Path("config.json"), config, family), model.get_config()
+    now = now | {"hidden": before["hidden"] and now["hidden"]}
+    if now["attention_dropout"] is None:
+        now["attention_dropout"] = now["dropout"]
+    other = [ours for ours in _SIZES[family] if before[ours] != now[ours]]
+    new = config_of(model) if other else {}
+    names = [_SIZES[family][ours] for ours in other]
+    names += ["embd_pdrop"] if family == "gpt2" and "dropout" in other else []
+    return config | {name: new[name] for name in names}
 
 
 def config_of(model: BERT | GPT) -> dict[str, Any]:

@@ -24,7 +24,7 @@ ALIASES = {
     "lm_head.weight": "wte.weight",
 }
 _PREFIXES = ("bert.", "transformer.")
-_HEADS = ("pooler.", "cls.", "classifier.", "qa_outputs.")
+_HEADS = ("pooler.", "cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head.")
 _ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -38,7 +38,7 @@ def canonical(name: str) -> str:
 
 
 def of_a_head(name: str) -> bool:
-    """Whether a tensor belongs to what stands on top of BERT's encoder."""
+    """Whether a tensor belongs to what stands on top of the blocks, but for GPT's own logits."""
     return name.startswith(_HEADS)
 
 

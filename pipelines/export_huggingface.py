@@ -118,6 +118,7 @@ def vocabulary_of(run: Run, context: int) -> Vocabulary:
     special = ours | state.get("special", {})
     if not pieces:
         special |= {"start": None}  # which those files do not name
+    size, ideographs = special.pop("size", None), special.pop("ideographs", True)
     return Vocabulary(
         _KINDS[tokenizer.name],
         state["vocabulary"],
@@ -126,6 +127,8 @@ def vocabulary_of(run: Run, context: int) -> Vocabulary:
         pieces and "lowercase" in before,
         "strip_accents" in before if pieces else None,
         min([context, *limits]),
+        ideographs,
+        size,
     )
 
 

@@ -219,7 +219,7 @@ class MaskedReader(TextReader):
         ends_sentence = tf.constant(ends)
         special = {tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id,
                    tokenizer.mask_id}  # fmt: skip
-        ordinary = [i for i in range(tokenizer.vocabulary_size) if i not in special]
+        ordinary = [i for i in range(len(tokenizer.vocabulary)) if i not in special]
         ordinary = tf.constant(ordinary, tf.int32)
         columns = tf.range(self.room, dtype=tf.int64)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -339,7 +340,7 @@ def test_a_new_bert_and_a_reloaded_one_can_be_written(head, tmp_path):
         np.testing.assert_array_equal(found, right)
     same = {k: v for k, v in again.get_config().items() if k not in ("seed", "attention_dropout")}
     assert same == {k: v for k, v in model.get_config().items() if k in same}
-    assert read_vocabulary(tmp_path / "out") == words
+    assert read_vocabulary(tmp_path / "out") == replace(words, size=13)
     again.save(tmp_path / "m.keras")
     save_huggingface(keras.saving.load_model(tmp_path / "m.keras"), tmp_path / "third")
     same_files(tmp_path / "out", tmp_path / "third")
@@ -395,12 +396,16 @@ def test_missing_and_left_over_tensors_are_listed(tmp_path):
         ({"num_hidden_layers": 2}, "16 left over"),
         ({"intermediate_size": 60}, "intermediate.dense.weight is 22x15, and would be 60x15"),
         ({"num_attention_heads": 4}, "4 heads do not divide"),
-        ({"hidden_act": "silu"}, "activation 'silu'; read are gelu, gelu_new, relu"),
+        (
+            {"hidden_act": "silu"},
+            "activation 'silu'; read are gelu, gelu_fast, gelu_pytorch_tanh, gelu_new",
+        ),
         ({"position_embedding_type": "relative_key"}, "have 'absolute' alone"),
         ({"model_type": "roberta"}, "family is 'roberta'; read are 'bert' and 'gpt2'"),
         ({"model_type": "gpt2"}, "says 'gpt2', but the 56 tensors are not called so"),
         ({"hidden_size": None}, "lacks hidden_size"),
-        ({"num_hidden_layers": "3"}, "config.json: "),
+        ({"num_hidden_layers": "3"}, "has num_hidden_layers = '3', where numbers"),
+        ({"layer_norm_eps": None}, "lacks layer_norm_eps"),
     ],
 )
 def test_a_config_that_contradicts_the_tensors(change, words, tmp_path):
@@ -418,6 +423,18 @@ def test_what_is_no_whole_directory(tmp_path):
     (directory / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(WeightsError, match=r"is a pickle.*weights_only=True.*'model.safetensors'"):
         load_huggingface(directory)
+    for number in (1, 2):  # one line for all of them
+        (directory / f"pytorch_model-0000{number}-of-00002.bin").write_bytes(b"")
+    (directory / "pytorch_model.bin").unlink()
+    with pytest.raises(WeightsError, match=r"glob.glob\('pytorch_model-\*-of-\*.bin'\)"):
+        load_huggingface(directory)
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(WeightsError, match="names not a single shard"):
+        load_huggingface(directory)
+    (directory / "vocab.txt").write_bytes("a\nb\n".encode("utf-16"))
+    with pytest.raises(WeightsError, match="is no text in UTF-8"):
+        read_vocabulary(directory)
+    (directory / "vocab.txt").unlink()
     (directory / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(WeightsError, match="is no whole safetensors file"):
         load_huggingface(directory)
@@ -432,6 +449,110 @@ def test_what_is_no_whole_directory(tmp_path):
     directory = written(tmp_path / "c", GPT2, gpt2_tensors())
     with pytest.raises(WeightsError, match="no head to choose"):
         load_huggingface(directory, head="mlm")
+
+
+def test_options_of_ones_own_are_in_the_config_that_is_written(tmp_path):
+    directory = written(tmp_path / "a", GPT2 | {"eos_token_id": [40, 39]}, gpt2_tensors())
+    model = load_huggingface(directory, dropout=0.25, activation="relu")
+    assert model.get_config()["pad_id"] == 40
+    save_huggingface(model, tmp_path / "b")
+    config = json.loads((tmp_path / "b/config.json").read_text())
+    changed = {"resid_pdrop": 0.25, "embd_pdrop": 0.25, "activation_function": "relu"}
+    assert config == GPT2 | {"eos_token_id": [40, 39]} | changed
+    assert load_huggingface(tmp_path / "b").get_config() == model.get_config()
+
+
+def test_a_classifiers_matrix_on_gpt2_is_left_out(tmp_path, caplog):
+    tensors = {"transformer." + name: array for name, array in gpt2_tensors().items()}
+    tensors["score.weight"] = random(3, 21)
+    with caplog.at_level(logging.INFO):
+        model = load_huggingface(written(tmp_path / "a", GPT2, tensors))
+    assert "score.weight are left out" in caplog.text
+    save_huggingface(model, tmp_path / "b")
+    same_files(tmp_path / "a", tmp_path / "b")
+
+
+# --- Vocabularies ---------------------------------------------------------------------------------
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##known", "words", "!", "中", "文", "中文"]
+TEXTS = ["Unknown words!", "中文 unknown", "wörds", "[PAD] un"]
+
+
+def tokenizer_json(kind, **settings):
+    """A file of the library, as newer directories have it in place of all others."""
+    library = pytest.importorskip("tokenizers")
+    if kind == "WordPiece":
+        pieces = {piece: number for number, piece in enumerate(WORDS)}
+        found = library.Tokenizer(library.models.WordPiece(pieces, unk_token="[UNK]"))
+        found.normalizer = library.normalizers.BertNormalizer(**settings)
+        found.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        return found
+    from epochal.pipelines.data.tokenizers.simple import printable_bytes
+
+    pieces = {piece: number for number, piece in enumerate([*printable_bytes(), "th", "the"])}
+    merges = [("t", "h"), ("th", "e")]
+    found = library.Tokenizer(library.models.BPE(pieces, merges, **settings))
+    found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.add_special_tokens(["<|endoftext|>", "<pad>"])
+    return found
+
+
+@pytest.mark.parametrize("ideographs", [True, False])
+def test_tokenizer_json_alone_gives_the_ids_of_its_library(ideographs, tmp_path):
+    from epochal.pipelines.data.tokens import TextPreprocess
+
+    theirs = tokenizer_json("WordPiece", handle_chinese_chars=ideographs, lowercase=True)
+    written(tmp_path, BERT | {"vocab_size": 16}, None, tokenizer_json=theirs.to_str())
+    words = read_vocabulary(tmp_path)
+    assert words == Vocabulary(
+        "wordpiece", WORDS, lowercase=True, ideographs=ideographs, size=16,
+        special={"pad": "[PAD]", "start": "[CLS]", "end": "[SEP]", "unknown": "[UNK]"},
+    )  # fmt: skip
+    chain = f'tokenizer_of("{tmp_path}")'
+    ours = TextPreprocess("text", chain, {"task": ""}).fit(lambda count: [])
+    expected = [row.ids for row in theirs.encode_batch(TEXTS)]
+    assert ours.python(TEXTS) == expected
+    longest = max(map(len, expected))
+    assert ours(np.array(TEXTS)).numpy().tolist() == [
+        row + [0] * (longest - len(row)) for row in expected
+    ]
+    assert ours.tokenizer.vocabulary_size == 16  # as the model has it; nothing gives the last five
+    assert ours.tokenizer.decode_python([[4, 5, 14]]) == ["unknown"]
+
+
+def test_a_vocabulary_grows_by_added_pieces(tmp_path):
+    theirs = tokenizer_json("BPE")
+    config = json.dumps({"pad_token": "<pad>", "eos_token": "<|endoftext|>"})
+    written(tmp_path, GPT2 | {"vocab_size": 320}, None, tokenizer_json=theirs.to_str(),
+            tokenizer_config_json=config)  # fmt: skip
+    words = read_vocabulary(tmp_path)
+    assert (words.kind, len(words.pieces), words.size) == ("byte-bpe", 260, 320)
+    assert words.merges == ["t h", "th e"]
+    assert (words.special["pad"], words.special["end"]) == ("<pad>", "<|endoftext|>")
+    content = json.loads(theirs.to_str())
+    pieces = content["model"]["vocab"]
+    old = tmp_path / "old"
+    files = {"vocab_json": json.dumps(pieces), "merges_txt": "#version: 0.2\nt h\nth e\n"}
+    added = json.dumps({"<|endoftext|>": 258, "<pad>": 259})
+    written(old, GPT2 | {"vocab_size": 320}, None, **files, tokenizer_config_json=config,
+            added_tokens_json=added)  # fmt: skip
+    assert read_vocabulary(old) == words
+
+
+def test_other_tokenizers_are_refused_in_words(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    theirs = tokenizer_json("BPE")
+    theirs.normalizer = library.normalizers.NFC()
+    written(tmp_path, GPT2, None, tokenizer_json=theirs.to_str())
+    with pytest.raises(WeightsError, match=r"has the normalizer {'type': 'NFC'}. Read are WordPie"):
+        read_vocabulary(tmp_path)
+    theirs = tokenizer_json("BPE", byte_fallback=True)
+    (tmp_path / "tokenizer.json").write_text(theirs.to_str())
+    with pytest.raises(WeightsError, match=r"has the model {.*'byte_fallback': True"):
+        read_vocabulary(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    with pytest.raises(WeightsError, match="has the model 'Unigram'; read are WordPiece, BPE"):
+        read_vocabulary(tmp_path)
 
 
 # --- Real weights ---------------------------------------------------------------------------------

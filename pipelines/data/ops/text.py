@@ -285,7 +285,9 @@ def _fit_tokenizer_of(rows: Iterable[str], path: str) -> dict[str, Any]:
         words = read_vocabulary(place)
     except WeightsError as error:
         raise OpsError(f"tokenizer_of({path!r}): {error}") from None
-    learnt = {"vocabulary": words.pieces, "special": words.special}
+    options = {"size": words.size} if words.size is not None else {}
+    options |= {} if words.ideographs else {"ideographs": False}
+    learnt = {"vocabulary": words.pieces, "special": words.special | options}
     if words.kind == "byte-bpe":
         return {"ops": "byte_bpe", "states": [learnt | {"merges": words.merges}]}
     bare = words.lowercase if words.strip_accents is None else words.strip_accents

@@ -43,10 +43,12 @@ class Tokenizer(TextOp):
         vocabulary: the pieces, in the order of their ids.
         pad, start, end, unknown: the special ones among them; two may be the same, and None is for
             one that a vocabulary lacks.
+        size: ids of the model, where these are more than the pieces: the last ones have none, are
+            never given, and add nothing to a text.
 
     Attributes:
         vocabulary: pieces; bytes in printable form, see :func:`.simple.printable_bytes`.
-        vocabulary_size: their number.
+        vocabulary_size: number of ids.
         pad_id, start_id, end_id, unknown_id: ids, -1 for None; 0 to 3 for what we train ourselves.
         mask_id: of "[MASK]", -1 where the vocabulary has none.
         fill_id: what rows of unequal length are filled up with: the padding, and where a vocabulary
@@ -64,12 +66,13 @@ class Tokenizer(TextOp):
         start: str | None = START,
         end: str | None = END,
         unknown: str | None = UNKNOWN,
+        size: int | None = None,
     ):
         super().__init__()
         self.vocabulary = list(vocabulary)
-        self.vocabulary_size = len(self.vocabulary)
+        self.vocabulary_size = max(len(self.vocabulary), size or 0)
         ids = {piece: number for number, piece in enumerate(vocabulary)}
-        if len(ids) < self.vocabulary_size:
+        if len(ids) < len(self.vocabulary):
             twice = Counter(vocabulary).most_common(1)[0][0]
             raise OpsError(f"The vocabulary holds {twice!r} more than once; ids must be unique.")
         # A method is out of reach of tf.Module, which would wrap the dict and make it slow.
@@ -80,7 +83,8 @@ class Tokenizer(TextOp):
         self.unknown_id = self._special_id("unknown", unknown)
         self.mask_id = self._id_of(MASK, -1)
         self.fill_id = max(self.pad_id if self.pad_id >= 0 else self.end_id, 0)
-        self._written = np.array([self._write(piece) for piece in vocabulary], object)
+        nothing = [b""] * (self.vocabulary_size - len(self.vocabulary))
+        self._written = np.array([*map(self._write, vocabulary), *nothing], object)
         if unknown is not None:
             self._written[self.unknown_id] = self._write_unknown(unknown)
 

@@ -35,9 +35,17 @@ class WordPiece(Tokenizer):
     Args:
         vocabulary: such as the lines of BERT's ``vocab.txt``. Its special pieces have other names:
             ``WordPiece(lines, start="[CLS]", end="[SEP]")``.
+        ideographs: whether each Chinese character is a word.
     """
 
-    def __init__(self, vocabulary: Sequence[str], *, unknown: str = UNKNOWN, **special):
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        *,
+        unknown: str = UNKNOWN,
+        ideographs: bool = True,
+        **special,
+    ):
         super().__init__(vocabulary, unknown=unknown, **special)
         library_ = library()
         pieces = {piece: number for number, piece in enumerate(vocabulary)}
@@ -47,7 +55,8 @@ class WordPiece(Tokenizer):
                 pieces, unk_token=unknown, max_input_chars_per_word=LONGEST_WORD
             )
         )
-        self._library.normalizer, self._library.pre_tokenizer = _splitting()
+        self._library.normalizer, self._library.pre_tokenizer = _splitting(ideographs)
+        self._ideographs = ideographs
         edges, self._piece_at = _prefix_tree(vocabulary)
         self._edges = hash_table(edges, -1)
 
@@ -91,7 +100,9 @@ class WordPiece(Tokenizer):
     @property
     def begins_word(self) -> np.ndarray:
         """bool [vocabulary_size]: whether a piece begins a word."""
-        return np.array([not piece.startswith(CONTINUES) for piece in self.vocabulary])
+        begins = np.ones(self.vocabulary_size, bool)
+        begins[: len(self.vocabulary)] = [not p.startswith(CONTINUES) for p in self.vocabulary]
+        return begins
 
     def _write(self, piece: str) -> bytes:
         continues = piece.startswith(CONTINUES) and piece != CONTINUES
@@ -111,8 +122,9 @@ class WordPiece(Tokenizer):
 
     def graph(self, rows: tf.Tensor) -> tf.RaggedTensor:
         codes = codepoints.decode(rows)
-        codes = codepoints.mask(codes, _roles()(codes.values) != _REMOVED)
-        roles = codes.with_values(_roles()(codes.values))
+        role_of = _roles(self._ideographs)
+        codes = codepoints.mask(codes, role_of(codes.values) != _REMOVED)
+        roles = codes.with_values(role_of(codes.values))
         begins = (roles.values == _ALONE) | (codepoints.neighbours(roles, -1, _SPACE) != _PART)
         word = tf.cumsum(tf.cast(begins & (roles.values != _SPACE), tf.int32)) - 1
         visible = roles.values != _SPACE
@@ -218,22 +230,22 @@ def _prefix_tree(vocabulary: Sequence[str]) -> tuple[dict[int, int], np.ndarray]
     return edges, np.array(pieces, np.int32)
 
 
-def _splitting():
+def _splitting(ideographs: bool = True):
     """The library's cleaning of texts and splitting into words."""
     library_ = library()
     cleaning = library_.normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
+        clean_text=True, handle_chinese_chars=ideographs, strip_accents=False, lowercase=False
     )
     return cleaning, library_.pre_tokenizers.BertPreTokenizer()
 
 
 @functools.cache
-def _roles() -> codepoints.Table:
+def _roles(ideographs: bool = True) -> codepoints.Table:
     """What :func:`_splitting` does with each code point, asked of the library itself.
 
     Its version of Unicode is neither Python's nor TensorFlow's.
     """
-    normalizer, splitter = _splitting()
+    normalizer, splitter = _splitting(ideographs)
     roles = np.full(LIMIT, _PART, np.int32)
     for characters in codepoints.blocks():
         characters = characters.replace("0", "")  # it stands before each of the others
