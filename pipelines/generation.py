@@ -34,8 +34,8 @@ class Generation:
         SourceError: one that is out of range.
     """
 
-    max_new_tokens: int = LONGEST
-    """At most so many, and no more than fit into the context."""
+    max_new_tokens: int | None = None
+    """At most so many; None: as many as fit into the context, and no more than ``LONGEST``."""
     temperature: float = 0.8
     """Logits are divided by it; 0 takes the likeliest token each time."""
     top_k: int = 0
@@ -53,7 +53,7 @@ class Generation:
         if isinstance(self.stop, str):
             raise SourceError(f"stop has to be a sequence of strings; got {self.stop!r} alone.")
         checks = {
-            "max_new_tokens": (1 <= self.max_new_tokens <= LONGEST, f"1 to {LONGEST}"),
+            "max_new_tokens": (1 <= self.most <= LONGEST, f"1 to {LONGEST}"),
             "temperature": (0 <= self.temperature < np.inf, "0 or more"),
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
@@ -64,17 +64,27 @@ class Generation:
             if not right:
                 raise SourceError(f"{name} has to be {wanted}; got {getattr(self, name)!r}.")
 
+    @property
+    def most(self) -> int:
+        """What the graph is told, which ends by itself where the context does."""
+        return LONGEST if self.max_new_tokens is None else self.max_new_tokens
+
     def inputs(self, prompts: Sequence[bytes]) -> dict[str, tf.Tensor]:
         """What the signature ``generate_full`` takes, with the same settings for all prompts."""
         n = len(prompts)
-        found: dict[str, Any] = {
-            name: tf.fill([n], tf.constant(getattr(self, name), spec.dtype))
-            for name, spec in (_SPECS | _MORE).items()
-            if name not in ("prompt", "stop")
-        }
+        found: dict[str, Any] = self.filled(n, _SPECS | _MORE)
         stop = np.array([list(self.stop)] * n, object).reshape(n, len(self.stop))
         found["stop"] = tf.constant(stop, tf.string)
         return found | {"prompt": tf.constant(list(prompts), tf.string)}
+
+    def filled(self, n, specs) -> dict[str, tf.Tensor]:
+        """The numbers among these settings for n prompts, [n] each."""
+        values = {**vars(self), "max_new_tokens": self.most}
+        return {
+            name: tf.fill([n], tf.constant(values[name], spec.dtype))
+            for name, spec in specs.items()
+            if name not in ("prompt", "stop")
+        }
 
 
 def functions(model, preprocess):
@@ -93,12 +103,7 @@ def functions(model, preprocess):
         return {"text": tokenizer.finish(run(x, **settings)["text"])}
 
     def answer(x):
-        settings = {
-            name: tf.fill([tf.shape(x)[0]], tf.constant(getattr(default, name), spec.dtype))
-            for name, spec in _SPECS.items()
-            if name != "prompt"
-        }
-        return write(x, settings)
+        return write(x, default.filled(tf.shape(x)[0], _SPECS))
 
     def generate(inputs):
         inputs = dict(inputs)
@@ -124,7 +129,7 @@ def check_prompts(run, prompts: Sequence[str], settings: Generation) -> None:
                 f"The prompt {shown!r} has {len(ids)} tokens, and the model's context has "
                 f"{context}: there is no room for an answer. Shorten the prompt."
             )
-        if settings.max_new_tokens > room and settings.max_new_tokens != LONGEST:
+        if settings.max_new_tokens is not None and settings.max_new_tokens > room:
             raise SourceError(
                 f"The prompt {shown!r} has {len(ids)} tokens: of the model's context of {context} "
                 f"there is room for {room} more, not {settings.max_new_tokens}. Ask for fewer, or "

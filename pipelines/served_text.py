@@ -57,11 +57,11 @@ def expected(model, preprocess, x: np.ndarray) -> dict[str, np.ndarray]:
         }
     settings = generation.Generation()
     end = tokenizer.end_id if tokenizer.end_id >= 0 else None
-    run = model.generator(settings.max_new_tokens, end)
+    run = model.generator(settings.most, end)
     n = len(x)
     ids = run(
         tf.constant(x),
-        tf.fill([n], settings.max_new_tokens),
+        tf.fill([n], settings.most),
         tf.fill([n], settings.temperature),
         tf.fill([n], settings.top_k),
         tf.fill([n], tf.constant(settings.seed, tf.int64)),
