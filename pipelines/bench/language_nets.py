@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from .nets import need, steps_per_second
+from .nets import compile_by_adam, need, steps_per_second
 
 TINY = {"layers": 1, "width": 8, "heads": 2, "hidden": 16, "context": 128}  # for tests
 
@@ -114,17 +114,10 @@ def _keras_hub_sizes(sizes, vocabulary: int) -> dict[str, float]:
 
 
 def fit_rate(model, x, y, ours: bool, jit: bool, steps: int, epochs: int) -> float:
-    """Steps a second of ``fit`` by Adam, without metrics, with our loss or with Keras's."""
-    import keras
+    """Steps a second of ``fit`` by Adam, without metrics."""
     import tensorflow as tf
 
-    from ...models.losses import CrossEntropy
-
-    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    loss = CrossEntropy() if ours else theirs
-    model.compile(
-        optimizer=keras.optimizers.Adam(), loss=loss, weighted_metrics=[], jit_compile=jit
-    )
+    compile_by_adam(model, ours, weighted_metrics=[], jit_compile=jit)
     data = tf.data.Dataset.from_tensors(tf.nest.map_structure(tf.constant, (x, y)))
     return steps_per_second(model, data.repeat().prefetch(2), steps=steps, epochs=epochs)
 

@@ -51,6 +51,19 @@ def steps_per_second(model, dataset, *, steps: int, epochs: int) -> float:
     return steps / statistics.median(seconds[1:])
 
 
+def compile_by_adam(model, ours: bool, **options) -> None:
+    """With Adam and cross-entropy, of ours or of Keras's."""
+    import keras
+
+    from ...models import losses, optimizers
+
+    if ours:
+        model.compile(optimizers.Adam(), losses.CrossEntropy(), **options)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(), loss, **options)
+
+
 def resnet20(side: str, *, policy: str, jit: bool, quick: bool) -> dict[str, Any]:
     """Training steps of ResNet-20 on random 32x32x3 images, batch 128."""
     import keras

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .nets import need, steps_per_second
+from .nets import compile_by_adam, need, steps_per_second
 
 LSTM = {"batch": 32, "length": 100, "units": 256, "layers": 2, "vocabulary": 1000}
 TRANSFORMER = {
@@ -56,7 +56,7 @@ def lstm(side: str, *, quick: bool, jit: bool | str = False) -> dict[str, Any]:
         return {"rate": rate * tokens, "unit": "tokens/s"}
     import keras
 
-    from ...models import create_model, losses
+    from ...models import create_model
 
     if side == "ours":
         model = create_model(
@@ -70,7 +70,7 @@ def lstm(side: str, *, quick: bool, jit: bool | str = False) -> dict[str, Any]:
         for _ in range(s["layers"]):
             h = keras.layers.LSTM(s["units"], return_sequences=True, use_cudnn=cudnn)(h)
         model = keras.Model(inputs, keras.layers.Dense(s["vocabulary"])(h))
-    model.compile(keras.optimizers.Adam(), losses.CrossEntropy(), jit_compile=jit)
+    compile_by_adam(model, side == "ours", jit_compile=jit)
     rate = steps_per_second(model, _repeat(x, x), steps=steps, epochs=epochs)
     return {"rate": rate * tokens, "unit": "tokens/s"}
 
@@ -87,15 +87,13 @@ def transformer(side: str, *, quick: bool, jit: bool = False) -> dict[str, Any]:
             torch, _torch_transformer(torch), (source, target), target, steps, epochs
         )  # fmt: skip
         return {"rate": rate * tokens, "unit": "tokens/s"}
-    import keras
-
-    from ...models import create_model, losses
+    from ...models import create_model
 
     if side == "ours":
         model = create_model("transformer-base", **_sizes(), length=s["length"])
     else:
         model = _stock_transformer()
-    model.compile(keras.optimizers.Adam(), losses.CrossEntropy(), jit_compile=jit)
+    compile_by_adam(model, side == "ours", jit_compile=jit)
     data = _repeat({"source": source, "target": target}, target)
     rate = steps_per_second(model, data, steps=steps, epochs=epochs)
     return {"rate": rate * tokens, "unit": "tokens/s"}
@@ -182,8 +180,8 @@ def _torch_transformer(torch):
 
 
 def _torch_rate(torch, net, inputs, target, steps: int, epochs: int) -> float:
-    """Steps a second: the median over epochs, the first one left out."""
-    optimizer = torch.optim.Adam(net.parameters())
+    """Steps a second by PyTorch's fused Adam: the median over epochs, the first one left out."""
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
     inputs = [torch.from_numpy(ids).long() for ids in inputs]
     target = torch.from_numpy(target).long().flatten()
     seconds = []
