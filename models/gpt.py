@@ -301,11 +301,12 @@ class GPT(keras.Model):
         options = self._options
         prompt = tf.cast(prompt, tf.int32)
         longest = int(tf.reduce_max(decoding.lengths(prompt, options["pad_id"])))
-        if length < 1 or longest + length > options["context"]:
+        room = options["context"] - longest
+        if length < 1 or length > room:
+            fewer = f", or ask for 1 to {room} tokens" if room > 0 else ""
             raise ValueError(
                 f"A prompt of {longest} tokens and {length} new ones don't fit into the context of "
-                f"{options['context']}. Shorten the prompt, or ask for 1 to "
-                f"{max(0, options['context'] - longest)} tokens."
+                f"{options['context']}. Shorten the prompt{fewer}."
             )
         if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
             raise ValueError(

@@ -44,6 +44,7 @@ class Row:
 
 
 _XLA = ({"jit": False}, {"jit": True})
+_NO_XLA: dict[str, tuple[dict[str, Any], ...]] = {"PyTorch": ({},)}
 _FIT = ("ours", "bare fit")
 _RESNET = ("ours", "stock Keras layers")
 _RESNET50 = ("ours", "keras.applications", "stock Keras layers", "PyTorch", "matrix products")
@@ -117,13 +118,21 @@ BENCHMARKS: dict[str, tuple[str, tuple[Row, ...]]] = {
                 "lstm",
                 _LSTM,
                 settings=_XLA,
-                own_settings={"stock Keras as it comes": ({"jit": "auto"},)},
+                own_settings={"stock Keras as it comes": ({"jit": "auto"},), **_NO_XLA},
             ),
         ),
     ),
     "transformer": (
         "a training step of a small Transformer against stock Keras layers and PyTorch",
-        (Row("batch 32, 32+32 tokens, 3+3 x 256, f32", "transformer", _THREE, settings=_XLA),),
+        (
+            Row(
+                "batch 32, 32+32 tokens, 3+3 x 256, f32",
+                "transformer",
+                _THREE,
+                settings=_XLA,
+                own_settings=_NO_XLA,
+            ),
+        ),
     ),
     "bert": (
         "a training step of BERT 4x256 against keras-hub and Hugging Face on PyTorch",

@@ -18,6 +18,11 @@ y["mlm"]            the ids that stood there [n, m]; without next_sentence all o
 y["nsp"]            0: the second follows the first; 1: it does not [n]
 ==================  ============================================================================
 
+Deviations from the paper: its code draws what is hidden ten times for each text, before training,
+and repeats these; here every epoch draws anew. It trains nine tenths of its steps on 128 tokens and
+the last tenth on 512, and makes a tenth of its examples shorter on purpose; here ``data.context``
+holds for all, and what is short is what the documents leave.
+
 Texts are held in memory twice, as strings and as ids of 4 bytes: about 10 bytes a token of English.
 Plain texts of more than ``data.cache_mib`` lie in files, and their examples too (:mod:`.stored`).
 """

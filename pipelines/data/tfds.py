@@ -146,6 +146,9 @@ def _task(tfds, target, source: str) -> tuple[tuple[str, ...], str]:
 
 def _records(info, split: str, keys, kind: str, task: str, source: str) -> Records:
     import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from .decode import decode_rgb, to_channels
 
     part = info.splits[split]
     files = tuple(str(path) for path in part.filepaths)
@@ -167,14 +170,20 @@ def _records(info, split: str, keys, kind: str, task: str, source: str) -> Recor
     def parse_target(serialized):
         return tf.cast(partial[keys[1]].deserialize_example(serialized)[keys[1]], dtype)
 
+    shape = tuple(features[keys[0]].shape)
+    # Images are decoded as they are when a model is served. TFDS takes the fast transform of JPEG
+    # files, whose pixels are up to six levels off.
+    decoders = {keys[0]: tfds.decode.SkipDecoding()} if kind == "image" else None
+
     def parse(serialized):
-        example = features.deserialize_example(serialized)
+        example = features.deserialize_example(serialized, decoders=decoders)
         x = example[keys[0]]
-        if kind == "features":
-            x = tf.reshape(tf.cast(x, tf.float32), [math.prod(features[keys[0]].shape)])
+        if kind == "image":
+            x = tf.ensure_shape(to_channels(decode_rgb(x), shape[-1]), shape)
+        else:
+            x = tf.reshape(tf.cast(x, tf.float32), [math.prod(shape)])
         return x, tf.cast(example[keys[1]], dtype)
 
-    shape = tuple(features[keys[0]].shape)
     return Records(
         files,
         tuple(part.shard_lengths),

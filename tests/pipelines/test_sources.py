@@ -308,6 +308,13 @@ def tfds_dir(tmp_path_factory):
         {"image": tfds.features.Tensor(shape=(3,), dtype=np.float32), "label": np.float32}
     )
     _prepare(tfds, "tiny_numbers", features, 0, place)
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+        }
+    )
+    _prepare(tfds, "photos", features, 32, place)
     return place
 
 
@@ -334,6 +341,8 @@ def _prepare(tfds, name, features, side, place):
                     continue
                 size = side or 5 + number % 3
                 image = np.full((size, size, 1), number, np.uint8)
+                if size == 32:  # photographs: noise
+                    image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
                 yield number, {"image": image, "label": -1 if hidden else number % 2}
 
     Tiny.name = name
@@ -370,6 +379,23 @@ def test_a_split_whose_labels_were_never_published_is_left_out(prepared, cache_m
     """As ImageNet's test split: its labels are -1."""
     data = load(Data(source="tfds:secret_shapes", cache_mib=cache_mib, test_fraction=0.0))
     assert data.sizes == {"train": 54, "validation": 6}
+
+
+@pytest.mark.parametrize("cache_mib", [0, 100])
+def test_jpeg_files_of_a_set_are_decoded_as_when_served(prepared, tfds_dir, cache_mib):
+    """TFDS by itself takes the fast transform, whose pixels are others."""
+    import tensorflow_datasets as tfds
+
+    data = load(Data(source="tfds:photos", cache_mib=cache_mib))
+    seen = np.concatenate([x for x, *_ in data.split("test").as_numpy_iterator()])
+    builder = tfds.builder_from_directory(str(tfds_dir / "photos" / "1.0.0"))
+    skip = {"image": tfds.decode.SkipDecoding()}
+    files = [row["image"].numpy() for row in builder.as_dataset("test", decoders=skip)]
+    served = [data.preprocess.decode(tf.constant(content)).numpy() for content in files]
+    np.testing.assert_array_equal(sorted(map(bytes, seen.astype("uint8"))),
+                                  sorted(map(bytes, served)))  # fmt: skip
+    theirs = [row["image"].numpy() for row in builder.as_dataset("test")]
+    assert any((a != b).any() for a, b in zip(served, theirs, strict=True))
 
 
 def test_a_large_set_streams_without_overlap(prepared):
