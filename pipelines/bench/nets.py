@@ -120,6 +120,18 @@ def resnet50(side: str, *, policy: str, jit: bool = False, quick: bool) -> dict[
     The side "matrix products" is a limit: how many images a second the products of the forward and
     the backward pass allow, if all run as fast as the fastest product or convolution of this
     precision by itself. The ratio to it is the share of the processor's peak.
+
+    Where the rest goes, by a profile of a step in float32 on 2 cores (1,060 ms, of which 784 at the
+    peak): 86% of the time of all operations are convolutions, at 85% of the peak where they run
+    alone (the gradients by weights of 3x3 kernels at 65%, since TensorFlow's kernel orders its sums
+    anew); 8% batch normalisation, 3% ReLU and sums, 1% the update, 0.3% copies of inputs.
+
+    What paid: the fused kernel of batch normalisation, products of matrices in place of 1x1
+    convolutions (3% of a step), their strided inputs picked once for block and shortcut (1%), one
+    kernel for the update (below 1%, as it runs beside others). What did not: XLA (two to three
+    times slower), one operation at a time (2% slower), huge pages and an allocator that keeps its
+    memory (within 1%), a 1x1 kernel's gradient by slices of its input (slower than the stride).
+    ReLU and its sum cannot be fused into the normalisation's gradient: that kernel is for GPUs.
     """
     batch, steps, epochs = 8, 2 if quick else 5, 2 if quick else 4
     if side == "matrix products":
