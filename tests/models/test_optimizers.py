@@ -6,6 +6,8 @@ nothing with the code under test.
 
 import itertools
 import math
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -623,6 +625,39 @@ def test_plateau_is_a_constant_rate_and_a_callback():
     assert O.needs_callback("cosine", {"warmup_steps": 2}) is None
     with pytest.raises(ValueError, match="Did you mean 'patience'"):
         O.needs_callback("plateau", {"patients": 2})
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from epochal.models import losses, optimizers as O
+
+x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+y = (x[:, 0] > 0).astype("int32")
+
+def trained(make, strategy):
+    with strategy.scope():
+        dense = [keras.layers.Dense(n, kernel_initializer=keras.initializers.GlorotNormal(n))
+                 for n in (7, 2)]
+        model = keras.Sequential([keras.Input((5,)), *dense])
+        model.compile(make(), losses.CrossEntropy())
+    model.fit(x, y, batch_size=16, epochs=3, verbose=0, shuffle=False)
+    return model.get_weights()
+
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for make in (lambda: O.Adam(0.05), lambda: O.AdamW(0.05, weight_decay=0.1),
+             lambda: O.Nesterov(0.05)):
+    pairs = zip(trained(make, tf.distribute.get_strategy()), trained(make, two), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=1e-5)
+print("equal")
+"""
+
+
+def test_two_replicas_are_updated_as_one():
+    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
 
 def test_documented_defaults():
