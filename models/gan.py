@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -82,6 +83,8 @@ class GAN(keras.Model):
         average: momentum of the running mean of the generator's weights that samples come from; 0
             for none.
         seed: of initial weights and noise; None draws from ``keras.utils.set_random_seed``.
+        dtype: policy of the model and of both players, e.g. "mixed_bfloat16"; None: the global one.
+            It is saved with the model. What players answer is float32 in each.
 
     Attributes:
         generator, discriminator: the players.
@@ -110,9 +113,10 @@ class GAN(keras.Model):
         average: float = 0.0,
         seed: int | None = None,
         name: str = "gan",
+        dtype: Any = None,
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, dtype=dtype, **kwargs)
         self.options = {
             "input_shape": tuple(input_shape),
             "num_classes": num_classes,
@@ -134,12 +138,12 @@ class GAN(keras.Model):
             if isinstance(self.options[key], Sequence):
                 self.options[key] = tuple(self.options[key])
         gan_networks.check(self.options)
-        draw = seeds(seed)
-        self.generator = gan_networks.generator(self.options, draw, "generator")
-        self.discriminator = gan_networks.discriminator(self.options, draw)
+        draw, built = seeds(seed), self.options | {"dtype": self.dtype_policy}
+        self.generator = gan_networks.generator(built, draw, "generator")
+        self.discriminator = gan_networks.discriminator(built, draw)
         self.mean_generator = self.generator
         if average:
-            self.mean_generator = gan_networks.generator(self.options, draw, "mean_generator")
+            self.mean_generator = gan_networks.generator(built, draw, "mean_generator")
             self.mean_generator.trainable = False
             self.mean_generator.set_weights(self.generator.get_weights())
         self.noise_seed = keras.random.SeedGenerator(draw())
@@ -290,7 +294,8 @@ class GAN(keras.Model):
         self.built = True
 
     def get_config(self):
-        return {**self.options, "name": self.name}
+        dtype = keras.dtype_policies.serialize(self.dtype_policy)
+        return {**self.options, "name": self.name, "dtype": dtype}
 
 
 def _like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -36,13 +36,17 @@ def halvings(side: int) -> int:
 
 
 def generator(options: dict[str, Any], draw: Draw, name: str) -> keras.Model:
-    """noise [n, z] (and class ids [n]) -> float32 [n, *input_shape]: images in -1..1, points."""
+    """noise [n, z] (and class ids [n]) -> float32 [n, *input_shape]: images in -1..1, points.
+
+    ``options`` are the model's, and ``dtype``, the policy of the layers; the last is in float32.
+    """
     shape = options["input_shape"]
     noise = keras.Input((options["noise_size"],), name="noise")
     inputs, x = [noise], noise
     if options["conditional"]:
         inputs.append(keras.Input((), dtype="int32", name="class_id"))
-        x = layers.Concatenate(name="ask")([x, _one_hot(inputs[1], options)])
+        ask = layers.Concatenate(dtype=options["dtype"], name="ask")
+        x = ask([x, _one_hot(inputs[1], options)])
     build = _up if options["convolutional"] else _dense_up
     x = build(x, options, draw)
     x = layers.Activation("tanh" if len(shape) == 3 else "linear", dtype="float32", name="made")(x)
@@ -50,7 +54,10 @@ def generator(options: dict[str, Any], draw: Draw, name: str) -> keras.Model:
 
 
 def discriminator(options: dict[str, Any], draw: Draw) -> keras.Model:
-    """[n, *input_shape] (and class ids [n]) -> logits float32 [n, 1], high for real ones."""
+    """[n, *input_shape] (and class ids [n]) -> logits float32 [n, 1], high for real ones.
+
+    ``options`` as for :func:`generator`.
+    """
     shape = options["input_shape"]
     x = keras.Input(shape, name="example")
     inputs = [x]
@@ -59,7 +66,7 @@ def discriminator(options: dict[str, Any], draw: Draw) -> keras.Model:
     build = _down if options["convolutional"] else _dense_down
     x = build(inputs, options, draw)
     dense = SpectralDense if options["normalization"] == "spectral" else layers.Dense
-    x = dense(1, name="logit", dtype="float32", **_start(options, draw))(x)
+    x = dense(1, name="logit", **_start(options, draw) | {"dtype": "float32"})(x)
     return keras.Model(_alone(inputs), x, name="discriminator")
 
 
@@ -68,25 +75,25 @@ def _dense_up(x, options, draw):
         x = layers.Dense(units, activation="relu", name=f"hidden_{i}", **_start(options, draw))(x)
     shape = options["input_shape"]
     x = layers.Dense(math.prod(shape), name="values", **_start(options, draw))(x)
-    return layers.Reshape(shape, name="shape")(x)
+    return layers.Reshape(shape, dtype=options["dtype"], name="shape")(x)
 
 
 def _dense_down(inputs, options, draw):
-    x = layers.Flatten(name="flatten")(inputs[0])
+    dtype, spectral = options["dtype"], options["normalization"] == "spectral"
+    x = layers.Flatten(dtype=dtype, name="flatten")(inputs[0])
     if options["conditional"]:
-        x = layers.Concatenate(name="told")([x, _one_hot(inputs[1], options)])
-    spectral = options["normalization"] == "spectral"
+        x = layers.Concatenate(dtype=dtype, name="told")([x, _one_hot(inputs[1], options)])
     dense, pieces = SpectralDense if spectral else layers.Dense, options["pieces"]
     for i, units in enumerate(options["discriminator_hidden"], 1):
         start = _start(options, draw, spectral)
         x = dense(units * pieces, name=f"hidden_{i}", **start)(x)
         if i > 1 or options["normalization"] == "layer":
-            x = _normalized(x, options["normalization"], i)
+            x = _normalized(x, options, i)
         if pieces > 1:  # maxout (Goodfellow et al. 2013): the largest of several linear functions
-            x = layers.Reshape((units, pieces), name=f"pieces_{i}")(x)
+            x = layers.Reshape((units, pieces), dtype=dtype, name=f"pieces_{i}")(x)
             x = ops.max(x, axis=-1)
         else:
-            x = layers.LeakyReLU(_SLOPE, name=f"leaky_{i}")(x)
+            x = layers.LeakyReLU(_SLOPE, dtype=dtype, name=f"leaky_{i}")(x)
     return x
 
 
@@ -96,23 +103,23 @@ def _up(x, options, draw):
     filters = [options["filters"] * 2**i for i in reversed(range(count))]
     low = (height >> count, width >> count, filters[0])
     x = layers.Dense(math.prod(low), name="project", **_start(options, draw))(x)
-    x = layers.Reshape(low, name="maps")(x)
+    x = layers.Reshape(low, dtype=options["dtype"], name="maps")(x)
     for i, many in enumerate([*filters[1:], channels], 1):
-        x = FusedBatchNormalization(momentum=_MOMENTUM, epsilon=1e-5, name=f"norm_{i}")(x)
-        x = layers.ReLU(name=f"relu_{i}")(x)
+        x = _batch_normalized(x, options, i)
+        x = layers.ReLU(dtype=options["dtype"], name=f"relu_{i}")(x)
         start = _start(options, draw)
         x = layers.Conv2DTranspose(many, _KERNEL, 2, "same", name=f"up_{i}", **start)(x)
     return x
 
 
 def _down(inputs, options, draw):
-    x, spectral = inputs[0], options["normalization"] == "spectral"
+    x, dtype, spectral = inputs[0], options["dtype"], options["normalization"] == "spectral"
     height, width, _ = options["input_shape"]
     if options["conditional"]:  # a map of ones for the class, of zeros for every other
         told = _one_hot(inputs[1], options)
-        told = layers.Reshape((1, 1, options["num_classes"]), name="told")(told)
-        told = layers.UpSampling2D((height, width), name="maps")(told)
-        x = layers.Concatenate(name="example_told")([x, told])
+        told = layers.Reshape((1, 1, options["num_classes"]), dtype=dtype, name="told")(told)
+        told = layers.UpSampling2D((height, width), dtype=dtype, name="maps")(told)
+        x = layers.Concatenate(dtype=dtype, name="example_told")([x, told])
     conv = SpectralConv2D if spectral else layers.Conv2D
     for i in range(1, min(halvings(height), halvings(width)) + 1):
         many, start = (
@@ -121,18 +128,26 @@ def _down(inputs, options, draw):
         )
         x = conv(many, _KERNEL, strides=2, padding="same", name=f"down_{i}", **start)(x)
         if i > 1:
-            x = _normalized(x, options["normalization"], i)
-        x = layers.LeakyReLU(_SLOPE, name=f"leaky_{i}")(x)
-    return layers.Flatten(name="flatten")(x)
+            x = _normalized(x, options, i)
+        x = layers.LeakyReLU(_SLOPE, dtype=dtype, name=f"leaky_{i}")(x)
+    return layers.Flatten(dtype=dtype, name="flatten")(x)
 
 
-def _normalized(x, normalization: str, i: int):
-    if normalization == "batch":
-        return FusedBatchNormalization(momentum=_MOMENTUM, epsilon=1e-5, name=f"norm_{i}")(x)
-    if normalization == "layer":
+def _normalized(x, options, i: int):
+    if options["normalization"] == "batch":
+        return _batch_normalized(x, options, i)
+    if options["normalization"] == "layer":
         axes = list(range(1, len(x.shape)))  # as Gulrajani et al.: over all of an example
-        return layers.LayerNormalization(axis=axes, name=f"norm_{i}")(x)
+        norm = layers.LayerNormalization(axis=axes, dtype=options["dtype"], name=f"norm_{i}")
+        return norm(x)
     return x
+
+
+def _batch_normalized(x, options, i: int):
+    norm = FusedBatchNormalization(
+        momentum=_MOMENTUM, epsilon=1e-5, dtype=options["dtype"], name=f"norm_{i}"
+    )
+    return norm(x)
 
 
 def _alone(inputs: list):
@@ -144,11 +159,11 @@ def _one_hot(ids, options):
 
 
 def _start(options: dict[str, Any], draw: Draw, spectral: bool = False) -> dict[str, Any]:
-    """How a layer starts: N(0, 0.02) in DCGAN, else Glorot's uniform; biases at 0."""
+    """How a layer starts: N(0, 0.02) in DCGAN, else Glorot's uniform; biases at 0. And dtype."""
     kinds = keras.initializers
     normal = options["convolutional"]
     start = kinds.RandomNormal(0.0, 0.02, draw()) if normal else kinds.GlorotUniform(draw())
-    found: dict[str, Any] = {"kernel_initializer": start}
+    found: dict[str, Any] = {"kernel_initializer": start, "dtype": options["dtype"]}
     return found | ({"spectral_seed": draw()} if spectral else {})
 
 

@@ -19,9 +19,10 @@ def points(**options) -> GAN:
     return GAN((2,), **settings | {"seed": 0} | options)
 
 
-def images(**options) -> GAN:
+def images(side=8, **options) -> GAN:
+    """Of 8x8 pixels: the discriminator has one layer, which is not normalised; of 16x16 two."""
     settings = {"filters": 4, "discriminator_filters": 4, "noise_size": 5, "normalization": "batch"}
-    return GAN((8, 8, 1), convolutional=True, **settings | {"seed": 0} | options)
+    return GAN((side, side, 1), convolutional=True, **settings | {"seed": 0} | options)
 
 
 def fit(model, x, y=None, steps=1):
@@ -314,14 +315,16 @@ def test_the_gradient_passes_through_the_division():
 def test_lower_precision_saving_and_loading(policy, loss, options, tmp_path):
     keras.config.set_dtype_policy(policy)
     try:
-        model = images(**options)
+        model = images(side=16, **options)
         model.compile(Adam(1e-3, beta_1=0.5), registry.get("loss", loss)())
-        x = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 1)).astype(np.float32)
+        x = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 1)).astype(np.float32)
         assert np.isfinite(list(fit(model, x, steps=3).values())).all()
         model.save(tmp_path / "model.keras")
-        again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     finally:
         keras.config.set_dtype_policy("float32")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)  # in its own policy
+    assert again.dtype_policy.name == policy
+    assert {layer.dtype_policy.name for layer in again.discriminator.layers} >= {policy}
     z = np.ones((2, 5), np.float32)
     np.testing.assert_array_equal(again(z), model(z))
     assert again(z).dtype == tf.float32
@@ -331,6 +334,41 @@ def test_lower_precision_saving_and_loading(policy, loss, options, tmp_path):
     ):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+
+
+def layers_of(model) -> list[str]:
+    """The policy of each layer of both players."""
+    return [
+        layer.dtype_policy.name
+        for player in (model.generator, model.discriminator)
+        for layer in player.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+
+
+@pytest.mark.parametrize("build", [points, images])
+@pytest.mark.parametrize("normalization", ["none", "batch", "layer", "spectral"])
+def test_every_layer_has_the_policy_that_is_asked_for(build, normalization):
+    options = {"normalization": normalization, "conditional": True, "num_classes": 2, "pieces": 2}
+    options |= {"side": 16} if build is images else {"discriminator_hidden": (8, 8)}
+    by_argument = layers_of(build(dtype="mixed_bfloat16", **options))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        by_default = layers_of(build(**options))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert by_argument == by_default
+    assert by_argument.count("float32") == 2  # what each answers
+
+
+def test_a_file_from_before_policies_were_saved_loads():
+    model = images()
+    config = model.get_config()
+    del config["dtype"]
+    again = GAN.from_config(config)
+    assert again.dtype_policy.name == "float32"
+    z = np.ones((2, 5), np.float32)
+    np.testing.assert_array_equal(again(z), model(z))  # of the same seed
 
 
 def test_bad_options_are_named():
