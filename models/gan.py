@@ -196,8 +196,18 @@ class GAN(keras.Model):
         return (made + 1.0) * 127.5 if self._images else made
 
     def logits(self, x, labels=None):
-        """What the discriminator says of examples in the data's own values, float32 [n, 1]."""
-        return self.discriminator(self._inputs(self._scaled(x), labels), training=False)
+        """What the discriminator says of examples in the data's own values, float32 [n, 1].
+
+        A discriminator with batch normalisation normalises by these very examples, as in training,
+        where real and generated ones are batches of their own: its moving statistics mix the two,
+        and with them it is not the function that was trained. So give either real or generated
+        examples, as many as a training batch has. Nothing is updated.
+        """
+        x = self._inputs(self._scaled(x), labels)
+        if self.options["normalization"] != "batch":
+            return self.discriminator(x, training=False)
+        with keras.StatelessScope():  # takes the new moving statistics, and is dropped with them
+            return self.discriminator(x, training=True)
 
     # --- Learning -----------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 ================== =============================================================================
 ``d_real``         mean of what the discriminator says of the split: a probability for minimax and
                    non-saturating, else a logit
-``d_fake``         the same of generated examples; both are 0.5 where it can't tell them apart
+``d_fake``         the same of generated examples; both are 0.5 where it can't tell them apart.
+                   With batch normalisation by batches as large as in training, real or generated,
+                   each with its own statistics, see :meth:`epochal.models.gan.GAN.logits`
 ``diversity``      mean distance between samples over that between real examples; near 1
 points of known centres (builtin:ring)
 ``modes``          centres around which lies at least a fifth of the samples that are due to them
@@ -55,6 +57,7 @@ _ASKED = 1_000  # examples whose nearest training example is looked for
 _FEW = 10  # examples below which features say nothing
 GOOD = 3.0  # standard deviations
 _DUE = 0.2
+_ROWS = 256  # examples that the discriminator is shown at a time, where it doesn't mind
 
 
 def measure(
@@ -82,7 +85,8 @@ def measure(
     count = len(real) if real.ndim == 4 else MOST
     ids = labels[np.arange(count) % len(labels)] if model.options["conditional"] else None
     made = Sampler(model)(np.arange(count), ids)
-    logits = [_logits(model, real, labels), _logits(model, made, ids)]
+    size = dataset.batch_size if model.options["normalization"] == "batch" else _ROWS
+    logits = [_logits(model, real, labels, size), _logits(model, made, ids, size)]
     metrics: dict[str, dict[str, float]] = {}
     for name, d in zip(("d_real", "d_fake"), logits, strict=True):
         score = np.asarray(loss.score(d), np.float64)
@@ -177,13 +181,17 @@ def report(model, found: dict[str, np.ndarray], directory: Path) -> None:
         baseline.unlink(missing_ok=True)  # from an earlier report
 
 
-def _logits(model, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+def _logits(model, x: np.ndarray, labels: np.ndarray | None, size: int) -> np.ndarray:
+    """What the discriminator says of examples [n, ...], [n], so many at a time. The last batch
+    begins earlier where it would be smaller: its statistics are to be those of a whole one."""
     labels = labels if model.options["conditional"] else None
-    parts = [
-        model.logits(x[i : i + 256], None if labels is None else labels[i : i + 256]).numpy()
-        for i in range(0, len(x), 256)
-    ]
-    return np.concatenate(parts)[:, 0]
+    parts = []
+    for start in range(0, len(x), size):
+        first = max(0, min(start, len(x) - size))
+        rows = slice(first, first + size)
+        said = model.logits(x[rows], None if labels is None else labels[rows])
+        parts.append(said.numpy()[start - first :, 0])
+    return np.concatenate(parts)
 
 
 def _alone(value: float) -> dict[str, float]:

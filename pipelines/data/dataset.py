@@ -49,12 +49,13 @@ class Dataset:
         target_scale: (mean, standard deviation) that training targets are standardised by, in the
             target's units; (0, 1) where they are not.
         mixes: whether training examples are mixtures of two (``data.mixup``, ``data.cutmix``).
+        batch_size: examples of a training batch.
         preprocess: raw examples -> model input.
         about: the source's facts (origin, licence, fingerprint, …).
     """
 
     def __init__(self, data: Data, source: Source):
-        self._data, self.about = data, source.about
+        self._data, self.about, self.batch_size = data, source.about, data.batch_size
         self.task, self.kind, self.classes = source.task, source.kind, source.classes
         if data.task == "generation":
             self.task = "generation"

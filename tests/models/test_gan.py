@@ -248,10 +248,31 @@ def test_images_are_sampled_in_their_own_values():
     np.testing.assert_allclose(made, (model.generator(z) + 1) * 127.5, rtol=1e-6)
     assert made.min() >= 0
     assert made.max() <= 255
+    model = images(normalization="none")
     pixels = np.full((2, 8, 8, 1), 255, np.uint8)
     np.testing.assert_allclose(
         model.logits(pixels), model.discriminator(np.ones((2, 8, 8, 1), np.float32))
     )
+
+
+@pytest.mark.parametrize("build", [points, images])
+def test_a_normalised_discriminator_is_asked_as_it_was_trained(build):
+    """By the statistics of the batch, which it does not keep."""
+    several = {"side": 16} if build is images else {"discriminator_hidden": (8, 8)}
+    model = build(normalization="batch", **several)
+    model.compile(Adam(0.01), gan_losses.NonSaturating())
+    x = np.random.default_rng(0).uniform(0, 255, (16, *model.options["input_shape"]))
+    x = x.astype(np.float32)
+    fit(model, x, steps=3)
+    before = [w.numpy() for w in model.variables]
+    found = [said(x).numpy() for said in (model.logits, tf.function(model.logits))]
+    for w, old in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(w.numpy(), old, err_msg=w.path)
+    scaled = x / 127.5 - 1 if x.ndim == 4 else x
+    asked = [model.discriminator(scaled, training=training).numpy() for training in (True, False)]
+    for said in found:
+        np.testing.assert_allclose(said, asked[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(found[0] - asked[1]).max() > 0.01
 
 
 @pytest.mark.parametrize("build", [points, images])

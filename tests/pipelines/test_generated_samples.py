@@ -10,7 +10,8 @@ import scipy.linalg
 import tensorflow as tf
 from PIL import Image
 
-from epochal.pipelines import checkpoint, override, sample_baseline
+from epochal.models import create_model
+from epochal.pipelines import checkpoint, generated_samples, override, sample_baseline
 from epochal.pipelines import sample_distances as distances
 from epochal.pipelines.data import load
 from epochal.pipelines.data.source import SourceError
@@ -95,6 +96,22 @@ def test_what_a_run_leaves(run):
         "learning_curves.png", "samples.png", "interpolation.png", "neighbours.png",
         "epochs/epoch-0001.png", "epochs/epoch-0002.png", "epochs/epoch-0003.png",
     }  # fmt: skip
+
+
+def test_the_discriminator_is_asked_by_whole_batches_of_one_kind():
+    model = create_model(
+        "dcgan", input_shape=(16, 16, 1), num_classes=3, conditional=True, filters=4,
+        discriminator_filters=4, seed=0,
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 256, (40, 16, 16, 1)).astype(np.uint8)  # two batches of 16, and 8 more
+    y = draw.integers(0, 3, 40)
+    said = generated_samples._logits(model, x, y, 16)
+    whole = [model.logits(x[rows], y[rows]).numpy()[:, 0]
+             for rows in (slice(16), slice(16, 32), slice(24, 40))]  # fmt: skip
+    np.testing.assert_allclose(said, np.concatenate([*whole[:2], whole[2][8:]]), atol=1e-6)
+    assert np.abs(model.logits(x[32:], y[32:])[:, 0] - said[32:]).max() > 1e-3  # of 8 alone
+    assert len(generated_samples._logits(model, x[:5], y[:5], 16)) == 5
 
 
 def test_the_export_is_a_function_of_seed_and_class(run):
