@@ -23,7 +23,8 @@ images, by features of a classifier of the same images (``epochal evaluate --fea
 
 As many samples as the split has examples, 10,000 at most (of points always so many), of the seeds
 0, 1, 2, ..., with the classes of the split where the model is conditional. Training images are
-those of the training split, 60,000 at most.
+those of the training split, 60,000 at most. Where there are more, they are a random choice that is
+always the same, and they come in random order.
 """
 
 from __future__ import annotations
@@ -149,20 +150,23 @@ def on_centres(points: np.ndarray, centres, deviation: float) -> dict[str, dict[
 
 
 def examples(dataset, split: str, most: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first examples of a split as the model sees them, uint8 images or float32 points, and
-    their class ids [n], or None."""
-    parts, labels, count = [], [], 0
-    for batch in dataset.split(split):
+    """Random examples of a split, so many at most, in random order, always the same: as the model
+    sees them, uint8 images or float32 points, and their class ids [n], or None.
+
+    Sources may be sorted by class, as folders are: what looks at the first rows, or at block after
+    block, is to see all classes.
+    """
+    draw = np.random.default_rng(0)
+    positions = np.sort(draw.permutation(dataset.sizes[split])[:most])
+    order = draw.permutation(len(positions))
+    parts, labels = [], []
+    for batch in dataset.split(split, positions):
         x, y = batch if isinstance(batch, tuple) else (batch, None)
         x = x.numpy()
         parts.append(np.rint(np.clip(x, 0, 255)).astype(np.uint8) if x.ndim == 4 else x)
         labels.append(None if y is None else y.numpy())
-        count += len(parts[-1])
-        if count >= most:
-            break
-    real = np.concatenate(parts)[:most]
-    known = None if labels[0] is None else np.concatenate(labels)[:most].astype(np.int64)
-    return real, known
+    known = None if labels[0] is None else np.concatenate(labels)[order].astype(np.int64)
+    return np.concatenate(parts)[order], known
 
 
 def report(model, found: dict[str, np.ndarray], directory: Path) -> None:

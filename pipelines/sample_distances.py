@@ -37,8 +37,8 @@ def frechet(real: np.ndarray, made: np.ndarray) -> float:
 def kernel_distance(real: np.ndarray, made: np.ndarray, block: int = 1_000) -> float:
     """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased.
 
-    Binkowski et al. 2018 (KID), equation 4: the mean over blocks of so many rows of each. It can
-    fall below 0.
+    Binkowski et al. 2018 (KID), equation 4: the mean over blocks of so many rows of each, which are
+    to be in random order: blocks of one class each would be compared. It can fall below 0.
     """
     real, made = real.astype(np.float64), made.astype(np.float64)
     size = min(block, len(real), len(made))
@@ -57,7 +57,8 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def diversity(real: np.ndarray, made: np.ndarray, rows: int = 256) -> float:
     """Mean distance between generated examples over that between real ones; 0: all are the same.
 
-    NaN where the real ones are all the same.
+    Of the first rows of each, which are to be in random order. NaN where the real ones are all the
+    same.
     """
 
     def spread(values: np.ndarray) -> float:

@@ -120,10 +120,13 @@ class Dataset:
             batches = parallel(batches.enumerate(start_step), mix)
         return deterministic(batches)
 
-    def split(self, name: str) -> tf.data.Dataset:
-        """The examples of a split in order, in evaluation form; the last batch is smaller."""
+    def split(self, name: str, positions: np.ndarray | None = None) -> tf.data.Dataset:
+        """The examples of a split in order, in evaluation form; the last batch is smaller.
+
+        Of images and tables those at these positions alone, if given, int64 [m], which ascend.
+        """
         reader, rows = self._find(name)
-        return reader.split(rows, self._data.batch_size)
+        return reader.split(rows if positions is None else rows[positions], self._data.batch_size)
 
     def targets(self, name: str) -> np.ndarray | None:
         """A split's targets in their original units, class ids or strings, [n]; None without."""

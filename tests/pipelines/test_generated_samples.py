@@ -98,6 +98,20 @@ def test_what_a_run_leaves(run):
     }  # fmt: skip
 
 
+def test_folders_are_not_seen_class_by_class(tmp_path):
+    """Their files lie sorted by class; the distances look at the first ones, or at blocks."""
+    for i in range(60):
+        path = tmp_path / "abc"[i // 20] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tf.io.encode_png(np.full((8, 8, 1), i, np.uint8)).numpy())
+    data = load(Data(source=f"folder:{tmp_path}", task="generation", test_fraction=0.0))
+    images, labels = generated_samples.examples(data, "train", 30)
+    assert len(images) == 30
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] // 20)
+    assert np.bincount(labels).min() > 5  # the first 30 have none of the last class
+    assert set(labels[:10]) == {0, 1, 2}
+
+
 def test_the_discriminator_is_asked_by_whole_batches_of_one_kind():
     model = create_model(
         "dcgan", input_shape=(16, 16, 1), num_classes=3, conditional=True, filters=4,

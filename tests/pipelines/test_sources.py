@@ -9,6 +9,7 @@ from PIL import Image
 
 from epochal.pipelines.data import SourceError, load
 from epochal.pipelines.data.source import open_source
+from epochal.pipelines.generated_samples import examples
 from epochal.pipelines.recipe import Data
 
 RNG = np.random.default_rng(0)
@@ -379,6 +380,34 @@ def test_a_split_whose_labels_were_never_published_is_left_out(prepared, cache_m
     """As ImageNet's test split: its labels are -1."""
     data = load(Data(source="tfds:secret_shapes", cache_mib=cache_mib, test_fraction=0.0))
     assert data.sizes == {"train": 54, "validation": 6}
+
+
+@pytest.mark.parametrize("cache_mib", [0, 100])
+def test_some_positions_of_a_split(prepared, cache_mib):
+    data = load(Data(source="tfds:tiny_shapes", cache_mib=cache_mib, batch_size=4))
+    whole = numbers(data.split("train").as_numpy_iterator())
+    positions = np.array([0, 7, 8, 30, 31, 53])
+    some = numbers(data.split("train", positions).as_numpy_iterator())
+    np.testing.assert_array_equal(some, whole[positions])
+
+
+@pytest.mark.parametrize("cache_mib", [0, 100])
+def test_what_generators_are_held_against_is_a_random_choice(prepared, cache_mib):
+    """With its labels, in random order, always the same."""
+    data = load(Data(source="tfds:tiny_shapes", task="generation", cache_mib=cache_mib))
+    images, labels = examples(data, "train", 20)
+    assert images.dtype == np.uint8
+    found = images[:, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(labels, found % 2)
+    assert len(set(found)) == 20
+    whole = list(numbers(data.split("train").as_numpy_iterator()))
+    places = [whole.index(number) for number in found]
+    assert max(places) > 20  # not the first ones
+    assert places != sorted(places)
+    again, same = examples(data, "train", 20)
+    np.testing.assert_array_equal(again, images)
+    np.testing.assert_array_equal(same, labels)
+    assert len(examples(data, "train", 100)[0]) == data.sizes["train"]
 
 
 @pytest.mark.parametrize("cache_mib", [0, 100])
