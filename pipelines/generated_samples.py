@@ -7,6 +7,8 @@
                    With batch normalisation by batches as large as in training, real or generated,
                    each with its own statistics, see :meth:`epochal.models.gan.GAN.logits`
 ``diversity``      mean distance between samples over that between real examples; near 1
+conditional models
+``class_...``      the diversity within the class where it is smallest; 0: the noise is ignored
 points of known centres (builtin:ring)
 ``modes``          centres around which lies at least a fifth of the samples that are due to them
 ``good_share``     share of samples within three standard deviations of a centre
@@ -40,6 +42,7 @@ from . import sample_baseline, sample_pictures
 from .intervals import intervals
 from .run import RunError
 from .sample_distances import (
+    class_diversity,
     collapse,
     diversity,
     frechet,
@@ -94,6 +97,9 @@ def measure(
         metrics |= intervals(lambda index, s=score, n=name: {n: s[index].mean(axis=-1)}, len(d))
     spread = diversity(real, made)
     metrics["diversity"] = _alone(spread)
+    within = np.nan if ids is None else class_diversity(real, labels, made, ids)
+    if ids is not None:
+        metrics["class_diversity"] = _alone(within)
     if "centres" in dataset.about and real.ndim == 2:
         metrics |= on_centres(made, dataset.about["centres"], dataset.about["deviation"])
     found = {"real": real, "samples": made}
@@ -117,7 +123,7 @@ def measure(
         log.info("no Frechet distance: epochal evaluate RUN --features CLASSIFIER-RUN gives it")
     result = {"split": split, "examples": len(real), "metrics": metrics}
     lost = float(np.mean(loss.real(logits[0])) + np.mean(loss.fake(logits[1])))
-    if reason := collapse(spread, None if loss.penalty else lost):
+    if reason := collapse(spread, None if loss.penalty else lost, within):
         log.warning("%s", reason)
         result["collapse"] = reason
     return result, found

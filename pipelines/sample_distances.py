@@ -12,6 +12,7 @@ import numpy as np
 from ..models.gan import BEATEN
 
 _SAME = 0.05  # diversity below which a generator has collapsed
+_OF_CLASS = 5  # examples of a class below which its diversity says nothing
 _CELLS = 2**23  # numbers and distances held in float64 at a time: 64 MiB each
 
 
@@ -71,18 +72,41 @@ def diversity(real: np.ndarray, made: np.ndarray, rows: int = 256) -> float:
     return _ratio(spread(made), spread(real))
 
 
-def collapse(spread: float, lost: float | None) -> str | None:
+def class_diversity(
+    real: np.ndarray, labels: np.ndarray, made: np.ndarray, ids: np.ndarray
+) -> float:
+    """:func:`diversity` within the class where it is smallest; 0: a class has but one sample.
+
+    The classes of a generator that ignores its noise still differ from each other, which hides it
+    from the diversity of all. NaN where no class has five real and five generated examples.
+
+    Args:
+        real, made: [n, ...] and [m, ...], in random order.
+        labels, ids: their classes, [n] and [m].
+    """
+    found = [np.nan]
+    for each in np.unique(ids):
+        pair = [rows[of == each] for rows, of in ((real, labels), (made, ids))]
+        size = min(map(len, pair))
+        if size >= _OF_CLASS:
+            found.append(diversity(*(rows[:size] for rows in pair)))
+    return float(np.fmin.reduce(found))
+
+
+def collapse(spread: float, lost: float | None, within: float = np.nan) -> str | None:
     """What is wrong with a game, in a sentence, or None.
 
     Args:
         spread: :func:`diversity`.
         lost: the discriminator's loss, None where it has no least value.
+        within: :func:`class_diversity` of a conditional model, else NaN.
     """
-    if spread < _SAME:
-        return (
-            f"the generator has collapsed: its samples lie {spread:.2g} times as far apart as real "
-            "examples. Try a smaller learning rate, another loss, or more critic_steps."
-        )
+    for found, which in ((spread, "samples"), (within, "samples of one class")):
+        if found < _SAME:
+            return (
+                f"the generator has collapsed: its {which} lie {found:.2g} times as far apart as "
+                "real examples. Try a smaller learning rate, another loss, or more critic_steps."
+            )
     if lost is not None and lost < BEATEN:
         return (
             f"the discriminator's loss is {lost:.2g}: it knows every sample, and teaches the "

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .canvas import BLUE, ORANGE, STYLE, new_figure, save
 from .run import write_atomic
-from .sample_distances import collapse, diversity, nearest_rows
+from .sample_distances import class_diversity, collapse, diversity, nearest_rows
 from .served_samples import Sampler, answers, noise_of
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,16 @@ _FRAME = 250  # milliseconds of an epoch in epochs.gif
 def fixed(sampler: Sampler, side: int = _SIDE) -> np.ndarray:
     """The samples of the first seeds, a row after the other; of a conditional model a class a
     column."""
+    return sampler(*_asked(sampler, side))
+
+
+def _asked(sampler: Sampler, side: int = _SIDE) -> tuple[np.ndarray, np.ndarray | None]:
+    """The seeds of :func:`fixed`, and the classes of a conditional model."""
     count = side * side
     if not sampler.conditional:
-        return sampler(np.arange(count))
+        return np.arange(count), None
     ids = np.arange(count) % side % sampler.model.options["num_classes"]
-    return sampler(np.arange(count) // side, ids)
+    return np.arange(count) // side, ids
 
 
 def grid(images: np.ndarray, path: Path, across: int = _SIDE, smallest: int = _PIXELS) -> None:
@@ -98,12 +103,18 @@ def scatter(real: np.ndarray, made: np.ndarray, path: Path) -> None:
 
 class EpochSamples(keras.callbacks.Callback):
     """After each epoch the samples of the same seeds: ``epoch-0001.png``, ... in a directory, and
-    in the end all of them as a picture that moves, ``epochs.gif``. Samples that are all alike are
-    warned of."""
+    in the end all of them as a picture that moves, ``epochs.gif``. Samples that are all alike, or
+    those of a class, are warned of.
 
-    def __init__(self, directory: Path, real: np.ndarray):
+    Args:
+        directory: where the pictures go.
+        real: examples [n, ...] in random order.
+        labels: their classes [n]; None without.
+    """
+
+    def __init__(self, directory: Path, real: np.ndarray, labels: np.ndarray | None = None):
         super().__init__()
-        self.directory, self.real = directory, real
+        self.directory, self.real, self.labels = directory, real, labels
 
     def on_train_begin(self, logs=None):
         self._sampler = Sampler(self.model)
@@ -111,14 +122,18 @@ class EpochSamples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         path = self.directory / f"epoch-{epoch + 1:04d}.png"
         if self.real.ndim == 4:
-            made = fixed(self._sampler)
+            seeds, ids = _asked(self._sampler)
+            made = self._sampler(seeds, ids)
             grid(made, path, smallest=_MOVING)
         else:
             seeds = np.arange(1_000)
             ids = seeds % max(self.model.options["num_classes"], 1)
             made = self._sampler(seeds, ids)
             scatter(self.real, made, path)
-        if reason := collapse(diversity(self.real, made), None):
+        within = np.nan
+        if self._sampler.conditional:
+            within = class_diversity(self.real, self.labels, made, ids)
+        if reason := collapse(diversity(self.real, made), None, within):
             log.warning("epoch %d: %s", epoch + 1, reason)
 
     def on_train_end(self, logs=None):

@@ -29,7 +29,8 @@ _SHARES = {
     "untrained_knn_accuracy", "good_share", "precision", "recall",
 }  # fmt: skip
 _HIGHER = _SHARES | {
-    "r2", "bleu", "chrf", "return", "human_score", "modes", "diversity", "novelty",
+    "r2", "bleu", "chrf", "return", "human_score", "modes", "diversity", "class_diversity",
+    "novelty",
 }  # fmt: skip
 
 

@@ -159,8 +159,8 @@ def _train(recipe: Recipe, directory: Path, data: Any, extra: Sequence) -> run.R
     if dataset.task == "generation":
         from . import generated_samples, sample_pictures
 
-        real, _ = generated_samples.examples(dataset, "train", 2_000)
-        extra = [sample_pictures.EpochSamples(directory / "plots" / "epochs", real), *extra]
+        real = generated_samples.examples(dataset, "train", 2_000)
+        extra = [sample_pictures.EpochSamples(directory / "plots" / "epochs", *real), *extra]
 
     if not recorder.stopped and start_epoch < plan.epochs:
         log.info("training %s in %s from epoch %d", recipe.name, directory, start_epoch + 1)

@@ -21,8 +21,9 @@ from epochal.pipelines.generated_samples import collapse, on_centres
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
 from epochal.pipelines.recipes import get_recipe, list_recipes
-from epochal.pipelines.run import RunError
+from epochal.pipelines.run import Run, RunError
 from epochal.pipelines.sample_features import of_images
+from epochal.pipelines.sample_pictures import EpochSamples
 from epochal.pipelines.train import train
 from epochal.pipelines.verify import ask_alone
 
@@ -298,6 +299,42 @@ def test_diversity_and_collapse():
     assert distances.diversity(real, same) == 0
     assert np.isnan(distances.diversity(same, real))
     assert collapse(np.nan, 1.3) is None
+
+
+def test_a_class_that_has_but_one_sample_is_a_collapse():
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    real = draw.normal(size=(60, 4)) + 5 * labels[:, None]
+    one = 5.0 * np.repeat(labels[:, None], 4, axis=1)  # the noise is ignored
+    assert distances.diversity(real, one) > 0.5
+    assert distances.class_diversity(real, labels, one, labels) == 0
+    assert distances.class_diversity(real, labels, real, labels) == 1
+    half = np.where((labels == 1)[:, None], 5 + 0.5 * (real - 5), real)  # of one class alone
+    assert distances.class_diversity(real, labels, half, labels) == pytest.approx(0.5)
+    assert "samples of one class lie 0 times" in collapse(0.9, 1.3, within=0.0)
+    assert np.isnan(distances.class_diversity(real[:9], labels[:9], real, labels))  # 3 of each
+    assert collapse(0.9, 1.3, within=np.nan) is None
+
+
+def test_a_conditional_generator_that_ignores_its_noise_is_told(run, tmp_path, caplog):
+    model = Run(run.path).model  # of its own: it is changed
+    kernel = model.mean_generator.get_layer("project").kernel
+    size = model.options["noise_size"]
+    deaf = kernel.numpy()
+    deaf[:size], deaf[size:] = 0, 50 * deaf[size:]  # to the noise; and the classes lie far apart
+    kernel.assign(deaf)
+    dataset = load(run.recipe.data)
+    result, _ = generated_samples.measure(model, run.loss, dataset, "test")
+    assert result["metrics"]["diversity"]["value"] > 0.1
+    assert result["metrics"]["class_diversity"]["value"] == 0
+    assert "samples of one class" in result["collapse"]
+    assert run.metrics["test"]["class_diversity"]["value"] > 0
+    caplog.clear()
+    watch = EpochSamples(tmp_path, *generated_samples.examples(dataset, "train", 2_000))
+    watch.set_model(model)
+    watch.on_train_begin()
+    watch.on_epoch_end(0)
+    assert "epoch 1: the generator has collapsed: its samples of one class" in caplog.text
 
 
 def test_modes_are_counted_by_good_samples():
