@@ -137,9 +137,12 @@ def _normalized(x, options, i: int):
     if options["normalization"] == "batch":
         return _batch_normalized(x, options, i)
     if options["normalization"] == "layer":
-        axes = list(range(1, len(x.shape)))  # as Gulrajani et al.: over all of an example
-        norm = layers.LayerNormalization(axis=axes, dtype=options["dtype"], name=f"norm_{i}")
-        return norm(x)
+        named = {"dtype": options["dtype"], "name": f"norm_{i}"}
+        if len(x.shape) == 2:
+            return layers.LayerNormalization(**named)(x)
+        # As Gulrajani et al.: over all of an example, with a scale and an offset for each channel;
+        # Keras's layer normalisation over several axes has them for each element.
+        return layers.GroupNormalization(groups=1, **named)(x)
     return x
 
 

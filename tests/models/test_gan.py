@@ -357,6 +357,18 @@ def test_lower_precision_saving_and_loading(policy, loss, options, tmp_path):
             np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
+def test_layer_normalisation_is_over_an_example_and_scaled_by_channel():
+    model = images(side=16, normalization="layer", discriminator_filters=3)
+    norm = model.discriminator.get_layer("norm_2")
+    draw = np.random.default_rng(0)
+    gamma, beta = draw.normal(size=(2, 6))
+    norm.set_weights([gamma, beta])
+    x = draw.normal(2, 3, size=(5, 4, 4, 6)).astype(np.float32)
+    mean, variance = (of(x, axis=(1, 2, 3), keepdims=True) for of in (np.mean, np.var))
+    right = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    np.testing.assert_allclose(norm(x), right, rtol=1e-4, atol=1e-5)
+
+
 def layers_of(model) -> list[str]:
     """The policy of each layer of both players."""
     return [
