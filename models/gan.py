@@ -26,16 +26,22 @@ et al. 2018: samples come from a running mean of G's weights), ``generator_rate`
 
 Deviations from the papers:
 
-1. Goodfellow's networks start uniform and train with dropout in D and noise uniform in +-sqrt(3)
-   (their code, mnist.yaml); here they start by Glorot's rule, with neither, and z is normal, also
-   in DCGAN, whose z is uniform in +-1 (section 4).
-2. The table counts biases everywhere, as the paper's figure 1 does not say; layers before a batch
+1. Goodfellow's networks start uniform and train with dropout and a limit to the norm of a unit's
+   weights in D, and with noise uniform in +-sqrt(3) (their code, mnist.yaml); here they start by
+   Glorot's rule, with none of these, and z is normal, also in DCGAN, whose z is uniform in +-1
+   (section 4).
+2. Goodfellow's G makes pixels of 0..1 by sigmoids (section 5); here all images are spread over
+   -1..1 and made by tanh, as DCGAN's are.
+3. The table counts biases everywhere, as the paper's figure 1 does not say; layers before a batch
    normalisation do not need theirs.
-3. D's widths are 64, 128, 256, 512, of the authors' code; the paper gives G's alone.
-4. A training step is one step of D; every ``critic_steps`` steps G makes one too, with new noise.
+4. D's widths are 64, 128, 256, 512, of the authors' code; the paper gives G's alone.
+5. A training step is one step of D; every ``critic_steps`` steps G makes one too, with new noise.
    Both papers alternate the same way, with ``critic_steps`` 1. D sees the real and the generated
    examples as two batches, each with its own statistics.
-5. Samples use moving statistics, not those of a batch: a sample depends on its own noise alone.
+6. Samples use moving statistics, not those of a batch: a sample depends on its own noise alone.
+7. Mirza and Osindero give the class a hidden layer of its own in each player, whose output meets
+   that of z or of x (section 4.1). Here the class is joined one-hot to z and to x themselves, to
+   images of the convolutional D as maps of ones and zeros.
 """
 
 from __future__ import annotations
@@ -51,7 +57,7 @@ from . import gan_losses, gan_networks
 from .layers import seeds
 
 BEATEN = 0.01
-"""The loss of a discriminator that no longer teaches, where it has a least value, 0."""
+"""The loss of a discriminator that has won, where it has a least value, 0."""
 WARM_UP = 10  # the average starts as a plain mean: it keeps at most (1 + t) / (10 + t) at step t
 
 
@@ -270,13 +276,13 @@ class GAN(keras.Model):
                 mean.assign(kept * mean + (1.0 - kept) * now)
 
     def trouble(self, logs: dict[str, float]) -> str | None:
-        """What an epoch's records say is wrong, in words: that the discriminator has won."""
+        """What an epoch's records say is wrong, in words: that the discriminator has won.
+
+        Minimax then leaves the generator without a gradient; the other losses still give it one.
+        """
         if self.game.penalty or logs.get("loss", 1.0) >= BEATEN:
             return None
-        return (
-            f"the discriminator knows every sample (loss {logs['loss']:.2g}) and teaches the "
-            "generator nothing"
-        )
+        return f"the discriminator has won: it knows every sample (loss {logs['loss']:.2g})"
 
     def noise(self, n) -> tf.Tensor:
         """The next n draws of z, [n, noise_size]."""

@@ -109,8 +109,8 @@ def collapse(spread: float, lost: float | None, within: float = np.nan) -> str |
             )
     if lost is not None and lost < BEATEN:
         return (
-            f"the discriminator's loss is {lost:.2g}: it knows every sample, and teaches the "
-            "generator nothing. Make it smaller or slower, or take the loss wasserstein-gp."
+            f"the discriminator's loss is {lost:.2g}: it knows every sample and has won. Make it "
+            "smaller or slower, or take the loss wasserstein-gp."
         )
     return None
 

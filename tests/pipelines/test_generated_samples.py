@@ -292,7 +292,7 @@ def test_diversity_and_collapse():
     real = np.random.default_rng(0).normal(size=(100, 4))
     assert distances.diversity(real, 0.5 * real) == pytest.approx(0.5)
     assert "has collapsed" in collapse(distances.diversity(real, np.ones((50, 4))), 1.3)
-    assert "teaches the generator nothing" in collapse(0.9, 0.001)
+    assert "knows every sample and has won" in collapse(0.9, 0.001)
     assert collapse(0.9, 1.386) is None
     assert collapse(0.9, None) is None
     same = np.repeat(real[:1], 100, axis=0)
