@@ -27,6 +27,7 @@ import keras
 from . import studies
 from .ablate_report import report
 from .choices import check_recipe
+from .data import load
 from .recipe import Choice, Recipe, RecipeError, override
 from .recipe_base import literal, split_values
 from .run import RunError
@@ -66,7 +67,8 @@ def ablate(
             learning_rate takes its documented default.
         seeds: runs of each variant: the recipe's seed and those that follow it.
         directory: where the study goes; by default runs/ablate-NAME-K.
-        metric: of the report; by default the task's usual one (:data:`studies.USUAL`).
+        metric: of the report; by default the task's usual one (:data:`studies.USUAL`). Generators
+            of images, and representations without labels, have none.
         grid: with several ``vary``, all combinations; otherwise one change at a time.
         tune_each: "KEY=a,b,c": for every variant the value that is best on the *validation* split
             of the first seed, e.g. "algorithm.optimizer.learning_rate=0.1,0.01,0.001".
@@ -81,7 +83,8 @@ def ablate(
         it, drawn in response.png; else None.
 
     Raises:
-        RecipeError: a key or value that the recipe does not have, fewer than two variants.
+        RecipeError: a key or value that the recipe does not have, fewer than two variants; no
+            metric where none is usual.
         RunError: the directory holds another study.
     """
     from .recipes import get_recipe
@@ -90,6 +93,8 @@ def ablate(
     if seeds < 1:
         raise RecipeError(f"An ablation needs at least one seed; got {seeds}.")
     found = variants(recipe, vary, grid, tune_each)
+    if metric is None:
+        _check_usual(found[0].recipe, data)
     plan = {
         "recipe": recipe.model_dump(mode="json"),
         "vary": list(vary),
@@ -101,8 +106,19 @@ def ablate(
         rows = []
         for variant in found:
             folder = place / studies.file_name(variant.name)
-            rows.append(_train_variant(variant, folder, seeds, tune_each, callbacks, data))
+            rows.append(_train_variant(variant, folder, seeds, tune_each, metric, callbacks, data))
         return report(place, recipe, rows, labels(found), seeds, metric)
+
+
+def _check_usual(recipe: Recipe, data: Any) -> None:
+    """Raises RecipeError where a study that names no metric would compare by one that says nothing:
+    what D answers, or how close two views lie, which is closest where all are the same."""
+    if recipe.data.task not in ("generation", "representation"):
+        return
+    own = studies.own_metrics(load(recipe.data, data))
+    if own is not None and not set(own) & set(studies.USUAL):
+        reason = studies.no_usual(recipe.name, own, "--metric")
+        raise RecipeError(reason + ("" if own else " Or name a quantity by --metric all the same."))
 
 
 def variants(
@@ -180,14 +196,16 @@ def labels(found: Sequence[Variant]) -> dict[str, str]:
     return short if len(set(short.values())) == len(short) else whole
 
 
-def _train_variant(variant, folder: Path, seeds: int, tune_each, callbacks, data) -> dict[str, Any]:
+def _train_variant(
+    variant, folder: Path, seeds: int, tune_each, metric, callbacks, data
+) -> dict[str, Any]:
     """A row of the report without the comparison: runs of all seeds, or why there are none."""
     row: dict[str, Any] = {"name": variant.name, "changes": variant.changes}
     row |= {"words": variant.words, "runs": [], "histories": []}
     recipe = variant.recipe
     try:
         if tune_each is not None:
-            row["tuned"] = _tune(recipe, folder, tune_each, callbacks, data)
+            row["tuned"] = _tune(recipe, folder, tune_each, metric, callbacks, data)
             recipe = override(recipe, row["tuned"])
         for number in range(seeds):
             seeded = override(recipe, {"seed": recipe.seed + number})
@@ -209,8 +227,9 @@ def _one(recipe: Recipe, folder: Path, callbacks, data):
     return run
 
 
-def _tune(recipe: Recipe, folder: Path, tune_each: str, callbacks, data) -> dict[str, Any]:
-    """The value of a key that is best on the validation split, by the first seed alone."""
+def _tune(recipe: Recipe, folder: Path, tune_each: str, metric, callbacks, data) -> dict[str, Any]:
+    """The value of a key that is best on the validation split, by the first seed alone: by the
+    usual metric or, where there is none, that of the report."""
     key, values = _axis(tune_each)
     scores = {}
     for value in values:
@@ -219,7 +238,7 @@ def _tune(recipe: Recipe, folder: Path, tune_each: str, callbacks, data) -> dict
         metrics = _one(changed, place, callbacks, data).metrics
         if "validation" not in metrics:
             raise RunError("--tune-each chooses on a validation split, and the data have none.")
-        name = studies.usual(metrics["validation"])
+        name = studies.usual(metrics["validation"], metric)
         sign = 1 if studies.higher_is_better(name) else -1
         scores[value] = sign * metrics["validation"][name]["value"]
     return {key: max(scores, key=scores.get)}

@@ -34,9 +34,40 @@ _HIGHER = _SHARES | {
 }  # fmt: skip
 
 
-def usual(metrics: dict[str, Any]) -> str:
-    """The metric that these are compared by."""
-    return next((name for name in USUAL if name in metrics), next(iter(metrics)))
+def usual(metrics: dict[str, Any], otherwise: str | None = None) -> str:
+    """The metric that these are compared by; ``otherwise``, if it is one, where none is usual."""
+    other = otherwise if otherwise in metrics else next(iter(metrics))
+    return next((name for name in USUAL if name in metrics), other)
+
+
+def own_metrics(dataset) -> list[str] | None:
+    """What runs on data for generation or representation can be compared by, the usual first, if
+    there is one: their losses say nothing. None for other tasks."""
+    if dataset.task == "representation":
+        probes = ["linear_accuracy", "knn_accuracy"] if dataset.label_names else []
+        return [*probes, "alignment", "uniformity"]
+    if dataset.task == "generation":
+        return ["good_share", "modes"] if "centres" in dataset.about else []
+    return None
+
+
+def no_usual(recipe: str, metrics: list[str], option: str) -> str:
+    """Why no metric of a recipe's runs is the usual one, and what to do, in words.
+
+    Args:
+        recipe: its name.
+        metrics: what :func:`own_metrics` gives, as ``option`` takes it.
+        option: of the command line, that names a metric.
+    """
+    if not metrics:
+        return (
+            f"Nothing that a run of {recipe} measures says how good its images are: compare runs "
+            "by `epochal evaluate RUN --features CLASSIFIER-RUN`."
+        )
+    return (
+        f"The data of {recipe} have no labels to probe with: say by {option} what runs are "
+        f"compared by, {' or '.join(metrics)}."
+    )
 
 
 def higher_is_better(metric: str) -> bool:

@@ -162,17 +162,11 @@ def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner
     """The objective with its direction. Raises RecipeError for one that no run records."""
     dataset = load(recipe.data, data)
     loss = choices.build_loss(recipe.loss)
-    recorded = recorded_by(dataset, loss)
-    if dataset.task == "representation":  # what is measured in the end
-        probes = ["linear_accuracy", "knn_accuracy"] if dataset.label_names else []
-        recorded = [*probes, "alignment", "uniformity"]
-    if dataset.task == "generation":
-        recorded = ["good_share", "modes"] if "centres" in dataset.about else []
+    recorded = studies.own_metrics(dataset)  # what is measured in the end
+    if recorded is None:
+        recorded = recorded_by(dataset, loss)
     if not recorded:
-        raise RecipeError(
-            f"Nothing that a run of {recipe.name} measures says how good its images are: compare "
-            "runs by `epochal evaluate RUN --features CLASSIFIER-RUN`."
-        )
+        raise RecipeError(studies.no_usual(recipe.name, [], "--objective"))
     if "validation" not in dataset.sizes:
         raise RecipeError(
             "A search chooses on a validation split, and the data have none: set "
@@ -181,10 +175,8 @@ def _objective(recipe, name: str | None, space: Space, data: Any) -> keras_tuner
     if name is None:
         usual = [m for m in studies.USUAL if m in recorded]
         if not usual and "loss" not in recorded:
-            raise RecipeError(
-                f"The data of {recipe.name} have no labels to probe with: say by --objective what "
-                f"is searched for, {' or '.join(f'val_{m}' for m in recorded)}."
-            )
+            named = [f"val_{metric}" for metric in recorded]
+            raise RecipeError(studies.no_usual(recipe.name, named, "--objective"))
         name = f"val_{usual[0] if usual else 'loss'}"
     known = [f"val_{metric}" for metric in recorded]
     if name not in known:

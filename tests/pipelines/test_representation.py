@@ -283,6 +283,51 @@ def test_studies_compare_representations_by_their_probe(learnt):
     assert tune_._objective(ring, None, space, None).name == "val_good_share"
 
 
+def test_an_ablation_without_a_usual_metric_is_refused_before_training(tmp_path, monkeypatch):
+    """Image GANs were compared by what D says, and a collapsed encoder has the best alignment."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        image = draw.integers(0, 256, (8, 8, 1)).astype(np.uint8)
+        (tmp_path / "images" / f"{i}.png").write_bytes(tf.io.encode_png(image).numpy())
+    views = override(
+        recipe(), {"data.source": f"images:{tmp_path / 'images'}", "data.batch_size": 4}
+    )
+    trained = []
+    module = importlib.import_module("epochal.pipelines.ablate")
+
+    def refuse(recipe, *arguments):
+        trained.append(recipe.name)
+        raise ValueError("no training here")
+
+    monkeypatch.setattr(module, "_one", refuse)
+    vary = ["algorithm.optimizer.learning_rate=0.01,0.001"]
+    for made, words, metric in (
+        (get_recipe("gan-digits"), "says how good its images are.*--features", "d_real"),
+        (views, "no labels to probe with: say by --metric .* alignment or uniformity", "alignment"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            ablate(made, vary, 1, directory=tmp_path / made.name)
+        assert not trained
+        assert not (tmp_path / made.name).exists()
+        with pytest.raises(RunError, match="no training here"):  # one that is named is taken
+            ablate(made, vary, 1, directory=tmp_path / made.name, metric=metric)
+        trained.clear()
+    for made in (recipe(), get_recipe("gan-ring")):
+        with pytest.raises(RunError, match="no training here"):
+            ablate(made, vary, 1, directory=tmp_path / made.name / "usual")
+    space = Space.parse(["model.projection=int(8,32)"])
+    tune_ = importlib.import_module("epochal.pipelines.tune")
+    with pytest.raises(RecipeError, match="say by --objective .* val_alignment or val_uniformity"):
+        tune_._objective(views, None, space, None)
+
+
+def test_values_are_chosen_by_the_metric_of_the_report_where_none_is_usual():
+    assert studies.usual({"d_real": 1, "diversity": 1}, "diversity") == "diversity"
+    assert studies.usual({"d_real": 1, "good_share": 1}, "d_real") == "good_share"
+    assert studies.usual({"d_real": 1, "diversity": 1}, "novelty") == "d_real"
+
+
 class Stop(keras.callbacks.Callback):
     """Breaks training off in the middle of the second epoch, as Ctrl-C does."""
 
