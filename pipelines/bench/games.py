@@ -53,13 +53,12 @@ def _repeat(x: np.ndarray):
 
 
 def _our_dcgan():
-    import keras
-
     from ...models import create_model, gan_losses
+    from ...models.optimizers import Adam
 
     s = DCGAN
     model = create_model("dcgan", input_shape=(s["side"], s["side"], 1), noise_size=s["noise"])
-    model.compile(keras.optimizers.Adam(**_ADAM), gan_losses.NonSaturating())
+    model.compile(Adam(**_ADAM), gan_losses.NonSaturating())
     return model
 
 
@@ -135,9 +134,9 @@ def _torch_dcgan(x: np.ndarray) -> tuple[Any, list]:
         nn.Flatten(), nn.Linear(second * low * low, 1),
     )  # fmt: skip
     nets = [net.to(memory_format=torch.channels_last) for net in (generator, discriminator)]
-    adam = {"lr": _ADAM["learning_rate"], "betas": (_ADAM["beta_1"], 0.999)}
+    adam = {"lr": _ADAM["learning_rate"], "betas": (_ADAM["beta_1"], 0.999), "fused": True}
     theirs, ours = (torch.optim.Adam(net.parameters(), **adam) for net in nets)
-    judge = nn.BCEWithLogitsLoss()
+    judge, learnt = nn.BCEWithLogitsLoss(), list(generator.parameters())
     real = _channels_first(torch, x / 127.5 - 1)
     yes, no = torch.ones(len(x), 1), torch.zeros(len(x), 1)
 
@@ -148,13 +147,14 @@ def _torch_dcgan(x: np.ndarray) -> tuple[Any, list]:
         loss = judge(discriminator(real), yes) + judge(discriminator(made), no)
         loss.backward()
         ours.step()
-        theirs.zero_grad(set_to_none=True)
         wish = judge(discriminator(generator(torch.randn(len(x), s["noise"]))), yes)
-        wish.backward()
+        # not backward, which would also work out how the discriminator is to change
+        for weight, slope in zip(learnt, torch.autograd.grad(wish, learnt), strict=True):
+            weight.grad = slope
         theirs.step()
         return loss
 
-    return step, [*generator.parameters(), *discriminator.parameters()]
+    return step, [*learnt, *discriminator.parameters()]
 
 
 # --- SimCLR ---------------------------------------------------------------------------------------

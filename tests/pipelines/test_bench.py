@@ -140,6 +140,32 @@ def test_the_sides_train_the_same_weights(case):
     assert counts == [sum(weight.numel() for weight in learnt)] * 2
 
 
+def test_pytorchs_step_of_a_dcgan_moves_all_and_works_out_no_more_than_that():
+    """The generator's step leaves the discriminator's gradients as its own step made them."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype("float32")
+    step, learnt = games._torch_dcgan(images)
+    before = [weight.detach().clone() for weight in learnt]
+    own = []
+    adam = torch.optim.Adam.step
+
+    def watched(self, *arguments):
+        assert self.defaults["fused"]
+        own.append([w.grad.clone() for group in self.param_groups for w in group["params"]])
+        return adam(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", watched)
+        step()
+    of_d, of_g = own
+    assert len(of_d) + len(of_g) == len(learnt)
+    for weight, slope in zip(learnt[len(of_g) :], of_d, strict=True):
+        assert torch.equal(weight.grad, slope)
+    for weight, old in zip(learnt, before, strict=True):
+        assert weight.ndim == 1 or not torch.equal(weight, old)
+
+
 @pytest.mark.parametrize(
     ("case", "options"),
     [
