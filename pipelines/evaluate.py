@@ -16,6 +16,7 @@ representation                        :mod:`.representation`
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ from . import (
     generated_samples,
     masked_texts,
     representation,
+    sample_features,
     supervised,
     texts,
 )
 from .against import compare
 from .data import load
 from .run import Run, RunError, check_same_data, write_json
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -65,7 +69,9 @@ def evaluate(
 
     Returns:
         ``{"split": ..., "examples": n, "metrics": {name: {"value", "low", "high"}}}``; units are
-        the target's own. With ``against`` also "against": what :func:`.against.compare` gives.
+        the target's own. With ``against`` also "against": what :func:`.against.compare` gives. With
+        ``features`` also "features": what :func:`.sample_features.whose` gives; those learnt from
+        other data than the run's are warned of.
 
     Raises:
         RunError: the run is not finished; the data are not those that it was trained on, or have
@@ -93,6 +99,10 @@ def evaluate(
     if features is not None and dataset.task != "generation":
         raise RunError(f"Features are for generators; {run.path} is a run for {dataset.task}.")
     result, predictions = measure(model, run.loss, dataset, split, features)
+    if features is not None:
+        result["features"] = sample_features.whose(features)
+        if wrong := sample_features.other_images(result["features"], run.recipe.data.source):
+            log.warning("%s", wrong)
     if against is not None:
         result["against"] = compare(run, predictions, dataset, split, against)
     write_json(run.path / f"evaluation-{split}.json", result)

@@ -56,6 +56,12 @@ def few_labels_table(result: dict[str, Any]) -> Table:
     return table
 
 
+def features(whose: dict[str, Any]) -> str:
+    """Which network distances are by; see :func:`.sample_features.whose`."""
+    learnt = "Inception v3" if whose["source"] is None else f"a classifier of {whose['source']}"
+    return f"features: {whose['path']}, {learnt}, SHA-256 {whose['sha256'][:12]}…"
+
+
 def _interval(metric: dict[str, float | None] | None) -> str:
     if metric is None:
         return ""

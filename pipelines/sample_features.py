@@ -9,8 +9,10 @@ not to be mixed with them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,6 +37,46 @@ def of_images(source: Run | str | os.PathLike, images: np.ndarray) -> np.ndarray
     if not isinstance(source, Run) and Path(source).is_file():
         return _of_inception(Path(source), images)
     return _of_classifier(source if isinstance(source, Run) else Run(source), images)
+
+
+def whose(source: Run | str | os.PathLike) -> dict[str, Any]:
+    """Which network features come from, as it stands beside the distances.
+
+    Args:
+        source: as for :func:`of_images`.
+
+    Returns:
+        {"path", "sha256" of the file of its weights, "source" of the data that it was trained on,
+        None of Inception}.
+    """
+    learnt: str | None = None
+    if not isinstance(source, Run) and Path(source).is_file():
+        place = file = Path(source)
+    else:
+        run = source if isinstance(source, Run) else Run(source)
+        place, file, learnt = run.path, run.path / run.file, run.recipe.data.source
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"path": str(place), "sha256": digest, "source": learnt}
+
+
+def other_images(whose: dict[str, Any], source: str) -> str | None:
+    """What is wrong with features for images of a source, in a sentence, or None: that they were
+    learnt from others. ``whose`` as :func:`whose` gives it."""
+    learnt = whose["source"]
+    if learnt is None or _images_of(learnt) == _images_of(source):
+        return None
+    return (
+        f"the features are those of a classifier of {learnt}, and the images are like those of "
+        f"{source}: what it doesn't look at counts for nothing. Give a classifier of these images, "
+        "or compare such distances only with each other."
+    )
+
+
+def _images_of(source: str) -> str:
+    """Where images lie, with labels or without."""
+    scheme, _, place = source.partition(":")
+    return place if scheme in ("folder", "images") else source
 
 
 def _of_classifier(run: Run, images: np.ndarray) -> np.ndarray:

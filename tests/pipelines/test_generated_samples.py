@@ -1,6 +1,8 @@
 """GANs from the recipe to the SavedModel: learning, resuming, samples, distances, bad input."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -11,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from epochal.models import create_model
-from epochal.pipelines import checkpoint, generated_samples, override, sample_baseline
+from epochal.pipelines import checkpoint, cli, generated_samples, override, sample_baseline
 from epochal.pipelines import sample_distances as distances
 from epochal.pipelines.data import load
 from epochal.pipelines.data.source import SourceError
@@ -22,7 +24,7 @@ from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError
 from epochal.pipelines.recipes import get_recipe, list_recipes
 from epochal.pipelines.run import Run, RunError
-from epochal.pipelines.sample_features import of_images
+from epochal.pipelines.sample_features import of_images, other_images
 from epochal.pipelines.sample_pictures import EpochSamples
 from epochal.pipelines.train import train
 from epochal.pipelines.verify import ask_alone
@@ -161,8 +163,9 @@ def test_predict_writes_pngs_and_names_them(run):
             predict(run, [bad])
 
 
-def test_features_of_a_classifier_give_distances(run, tmp_path):
-    classifier = train(
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return train(
         Recipe(
             name="classifier",
             data=Data(source="builtin:digits", ops="scale"),
@@ -170,8 +173,30 @@ def test_features_of_a_classifier_give_distances(run, tmp_path):
             loss=Choice(name="cross-entropy"),
             algorithm=Algorithm(optimizer=Choice(name="adam", learning_rate=0.01), epochs=3),
         ),
-        tmp_path / "classifier",
+        tmp_path_factory.mktemp("features") / "classifier",
     )
+
+
+def test_distances_say_by_whose_features_they_are(run, classifier, tmp_path, caplog, capsys):
+    found = evaluate(run, "test", features=classifier.path)["features"]
+    digest = hashlib.sha256((classifier.path / "model.keras").read_bytes()).hexdigest()
+    whose = {"path": str(classifier.path), "sha256": digest, "source": "builtin:digits"}
+    assert found == whose
+    assert json.loads((run.path / "evaluation-test.json").read_text())["features"] == whose
+    assert "classifier of" not in caplog.text
+    other = shutil.copytree(classifier.path, tmp_path / "other")
+    recipe = override(classifier.recipe, {"data.source": "folder:letters"})
+    (other / "recipe.json").write_text(recipe.to_json())
+    evaluate(run, "test", features=other)
+    assert "the features are those of a classifier of folder:letters" in caplog.text
+    assert cli._main(["evaluate", str(run.path), "--features", str(other)]) == 0
+    said = "".join(capsys.readouterr())
+    assert f"features: {other}, a classifier of folder:letters, SHA-256 {digest[:12]}" in said
+    assert other_images({"source": "folder:a"}, "images:a") is None  # the same, without labels
+    assert other_images({"source": None}, "images:a") is None
+
+
+def test_features_of_a_classifier_give_distances(run, classifier):
     metrics = evaluate(run, "test", features=classifier.path)["metrics"]
     assert metrics["frechet"]["value"] > 1
     assert metrics["kernel"]["value"] > 0.01
