@@ -63,7 +63,7 @@ def evaluate(
     against: Annotated[str | None, tyro.conf.arg(metavar="RUN|tf-idf")] = None,
     labels: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
     fraction: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE...")] = (),
-    seeds: int = 3,
+    seeds: int | None = None,
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN...")] = (),
     json: bool = False,
     overrides: tyro.conf.Suppress[dict[str, str] | None] = None,
@@ -83,18 +83,25 @@ def evaluate(
             tf-idf-characters: print the differences, with intervals of the pairs.
         labels: SimCLR: where labels are, e.g. folder:PATH; by default the run's own source.
         fraction: SimCLR: shares of the training images that keep their labels, e.g. 0.01 0.1.
-        seeds: SimCLR: how often each comparison is repeated, with other labels.
+        seeds: SimCLR: how often each comparison is repeated, with other labels; by default 3.
         also: SimCLR: runs of other seeds, which are compared instead of repeating.
         json: print JSON.
     """
-    if labels is not None or fraction:
-        load_tensorflow()
-        _few_labels([run, *also], labels, fraction or (1.0,), seeds, overrides, json)
-        return
-    if overrides:
+    few = labels is not None or bool(fraction)
+    if overrides and not few:
         raise unknown_option(evaluate, next(iter(overrides)))
-    if also:
-        raise UsageError("--also goes with --labels or --fraction")
+    if few:
+        _refuse("does nothing with --labels or --fraction, which compare accuracies on the test "
+                "split: leave it out", split=split != "test", video=video,
+                features=features is not None, against=against is not None)  # fmt: skip
+        _refuse("does nothing with --also, whose runs are the repeats: leave one of the two out",
+                seeds=bool(also) and seeds is not None)  # fmt: skip
+        load_tensorflow()
+        repeats = 3 if seeds is None else seeds
+        _few_labels([run, *also], labels, fraction or (1.0,), repeats, overrides, json)
+        return
+    _refuse("goes with --labels or --fraction: give one of these, or leave it out",
+            also=bool(also), seeds=seeds is not None)  # fmt: skip
     load_tensorflow()
     from .evaluate import evaluate as evaluate_
     from .run import plain
@@ -113,6 +120,13 @@ def evaluate(
         console.print(results.features(result["features"]), highlight=False, soft_wrap=True)
     plots = Path(run) / "plots" / ("" if split == "test" else split)
     console.print(f"plots: {plots}", highlight=False)
+
+
+def _refuse(reason: str, **given: bool) -> None:
+    """Raises UsageError for the first option that is given."""
+    for name, there in given.items():
+        if there:
+            raise UsageError(f"--{name} {reason}")
 
 
 def _few_labels(runs, labels, fractions, seeds, overrides, as_json: bool) -> None:
