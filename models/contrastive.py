@@ -18,6 +18,10 @@ from keras import ops
 from .loss_base import TaskLoss, Tensor, check_number
 
 _NEVER = 1e9  # taken from the logit of a view with itself
+_ALONE = (
+    "A contrastive loss tells an image from the others of its batch, and a batch of 1 has no "
+    "others. Set data.batch_size to 2 or more; hundreds are usual."
+)
 
 
 @keras.saving.register_keras_serializable("epochal")
@@ -53,7 +57,9 @@ class NTXent(TaskLoss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Projections of first and of second views, both [n, d] -> losses of the images [n].
 
-        Raises ValueError for shapes that differ, or a single image, which has no negatives.
+        Raises ValueError for shapes that differ, or a single image, which has no negatives;
+        InvalidArgumentError for a single image where only the step itself knows how many there are
+        (not in what XLA compiles, which drops such checks).
         """
         logits, partners = self.scores(y_true, y_pred)
         chosen = ops.take_along_axis(logits, ops.expand_dims(partners, -1), axis=1)[:, 0]
@@ -79,10 +85,9 @@ class NTXent(TaskLoss):
         first, second = unit(self._floats(first)), unit(self._floats(second))
         (all_first, all_second), start = _of_all_replicas(first, second)
         if all_first.shape[0] == 1:
-            raise ValueError(
-                "A contrastive loss tells an image from the others of its batch, and a batch of 1 "
-                "has no others. Set data.batch_size to 2 or more; hundreds are usual."
-            )
+            raise ValueError(_ALONE)
+        if all_first.shape[0] is None:
+            tf.debugging.assert_greater(tf.shape(all_first)[0], 1, _ALONE)
         own = start + ops.arange(ops.shape(first)[0], dtype="int32")
         itself = _NEVER * ops.one_hot(own, ops.shape(all_first)[0], dtype=self.dtype)
         rows = [

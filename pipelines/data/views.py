@@ -30,7 +30,8 @@ class ViewsDataset(Dataset):
         label_names: classes of the labels that the source has; () without.
 
     Raises:
-        SourceError: no images, a batch of 1, mixing, or no random op, so that views are the same.
+        SourceError: no images, a batch of 1 or of more images than there are to train on, mixing,
+            or no random op, so that views are the same.
     """
 
     def __init__(self, data: Data, source: Source):
@@ -51,6 +52,12 @@ class ViewsDataset(Dataset):
                 "without. Leave them out."
             )
         super().__init__(data, source)
+        if self.sizes["train"] < data.batch_size:
+            raise SourceError(
+                f"data.batch_size is {data.batch_size}, and {data.source} has {self.sizes['train']}"
+                " training images: a batch would have an image several times, which would have to "
+                "be told from itself. Set data.batch_size to so many or less, or give more images."
+            )
         if not any(entry.random for _, entry in self.preprocess.steps):
             raise SourceError(
                 f"No op of {data.ops!r} is random: both views of an image would be the same, and "

@@ -77,6 +77,10 @@ def test_nt_xent_is_a_keras_loss_that_knows_its_task():
 def test_a_batch_of_one_and_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"batch of 1 has no others.*batch_size"):
         NTXent()(np.ones((1, 3)), np.ones((1, 3)))
+    for_any = tf.function(NTXent().call, [tf.TensorSpec([None, 3])] * 2, autograph=False)
+    assert for_any(tf.ones((2, 3)), tf.ones((2, 3))).shape == 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match="batch of 1 has no others"):
+        for_any(tf.ones((1, 3)), tf.ones((1, 3)))
     with pytest.raises(ValueError, match="second ones; got"):
         NTXent().call(np.ones((4, 3)), np.ones((4, 2)))
     with pytest.raises(ValueError, match="two views of each image"):

@@ -189,6 +189,10 @@ def test_data_that_give_no_views():
         dataset("standardize", "builtin:iris")
     with pytest.raises(SourceError, match="batch_size of 1"):
         dataset(batch_size=1)
+    n = dataset().sizes["train"]
+    assert first(dataset(batch_size=n).train(0))[0].shape[0] == n
+    with pytest.raises(SourceError, match=rf"is {n + 1}, .* has {n} training images: .* itself"):
+        dataset(batch_size=n + 1)
     with pytest.raises(SourceError, match=r"No op of 'scale' is random"):
         dataset("scale")
     with pytest.raises(SourceError, match="mix targets"):
