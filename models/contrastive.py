@@ -35,7 +35,9 @@ class NTXent(TaskLoss):
     it is 2 log(2N - 1).
 
     Inside a ``tf.distribute`` strategy of several replicas the views of all are compared, and
-    gradients flow to all: N replicas compute what one would with the whole batch.
+    gradients flow to all: N replicas compute what one would with the whole batch. (Where their
+    batches are of unequal sizes, a mean over images is the mean of the replicas' means, as with
+    every Keras loss; each image's loss is the same still.)
 
     Args:
         temperature: the paper has 0.5 on CIFAR-10 and 0.1 on ImageNet (its tables 5 and B.7).
@@ -114,5 +116,6 @@ def _of_all_replicas(first: Tensor, second: Tensor) -> tuple[tuple[Any, Any], An
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return (first, second), 0
-    start = context.replica_id_in_sync_group * tf.shape(first)[0]
+    sizes = context.all_gather(tf.shape(first)[:1], axis=0)  # the last batch may not divide evenly
+    start = tf.cumsum(sizes, exclusive=True)[context.replica_id_in_sync_group]
     return (context.all_gather(first, axis=0), context.all_gather(second, axis=0)), start

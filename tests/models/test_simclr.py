@@ -269,6 +269,28 @@ for name in ("loss", "contrast_accuracy", "contrast_entropy"):
 alone = [np.array(v) for v in SimCLR((4, 4, 1), "mlp", {"hidden": [6]}, head="none", seed=0)
          .get_weights()]
 assert max(np.abs(a - b).max() for a, b in zip(alone, weights, strict=True)) > 1e-2
+
+z = np.random.default_rng(1).normal(size=(2, 8, 4)).astype(np.float32)
+cuts = ((0, 3), (3, 8))  # unequal parts
+parts = [two.experimental_distribute_values_from_function(
+    lambda context, view=view: tf.constant(view[slice(*cuts[context.replica_id_in_sync_group])])
+) for view in z]
+
+def compared(first, second):
+    loss = NTXent(0.5)
+    with tf.GradientTape() as tape:
+        tape.watch(first)
+        losses = loss.call(first, second)
+        total = tf.reduce_sum(losses)
+    logits, partners = loss.scores(first, second)
+    return losses, tape.gradient(total, first), tf.reshape(partners, [2, -1])[0]
+
+found = tf.function(lambda *views: two.run(compared, views), autograph=False)(*parts)
+whole = compared(*map(tf.constant, z))
+for own, all_of_them in zip(found, whole, strict=True):
+    own = np.concatenate([part.numpy() for part in two.experimental_local_results(own)])
+    np.testing.assert_allclose(own, all_of_them, rtol=1e-5, atol=1e-6)
+assert whole[2].numpy().tolist() == list(range(8))
 print("equal")
 """
 
