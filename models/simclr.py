@@ -40,8 +40,9 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -79,6 +80,7 @@ class SimCLR(keras.Model):
         head_layers: layers of a non-linear head, 2 or more.
         projection: p, width of the projections.
         seed: of initial weights; None draws them from ``keras.utils.set_random_seed``.
+        dtype: policy of all layers; None is Keras's global one. It is saved.
 
     Attributes:
         encoder: images [n, *input_shape] -> embeddings [n, d].
@@ -99,9 +101,11 @@ class SimCLR(keras.Model):
         projection: int = 128,
         seed: int | None = None,
         name: str = "simclr",
+        dtype: Any = None,
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        super().__init__(name=name, dtype=dtype, **kwargs)
         head = "none" if head is None else head  # what a command line makes of none
         if head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
@@ -119,13 +123,16 @@ class SimCLR(keras.Model):
             "projection": projection,
             "seed": seed,
         }
-        self.encoder = build_encoder(encoder, input_shape, seed, **self.options["encoder_options"])
-        self.width = int(self.encoder.output_shape[-1])
-        self.head = None
-        if head != "none":
-            self.head = projection_head(
-                self.width, projection, 1 if head == "linear" else head_layers, seed
+        with _policy(dtype):
+            self.encoder = build_encoder(
+                encoder, input_shape, seed, **self.options["encoder_options"]
             )
+            self.width = int(self.encoder.output_shape[-1])
+            self.head = None
+            if head != "none":
+                self.head = projection_head(
+                    self.width, projection, 1 if head == "linear" else head_layers, seed
+                )
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="contrast_accuracy")
         self.entropy_mean = keras.metrics.Mean(name="contrast_entropy")
@@ -202,7 +209,19 @@ class SimCLR(keras.Model):
         self.built = True
 
     def get_config(self):
-        return {**self.options, "name": self.name}
+        dtype = keras.dtype_policies.serialize(self.dtype_policy)
+        return {**self.options, "name": self.name, "dtype": dtype}
+
+
+@contextlib.contextmanager
+def _policy(dtype) -> Iterator[None]:
+    """Makes a policy the global one, which is what the layers of the registry's networks take."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def build_encoder(name: str, input_shape: Sequence[int], seed: int | None, **options):

@@ -230,6 +230,27 @@ def test_saving_and_loading(tmp_path):
     assert again.options == model.options
 
 
+def test_a_saved_model_keeps_its_precision(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = compiled(small())
+        model.fit(tf.data.Dataset.from_tensors(views()), verbose=0)
+        model.save(tmp_path / "model.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert keras.config.dtype_policy().name == "float32"
+    assert again.dtype_policy.name == "mixed_bfloat16"
+    for network in (again.encoder, again.head):
+        assert {layer.compute_dtype for layer in network.layers[1:]} == {"bfloat16"}
+    images = views()[:, 0]
+    np.testing.assert_array_equal(again(images), model(images))
+    full = small()
+    full.set_weights(model.get_weights())
+    assert (full(images).numpy() != model(images).numpy()).any()
+    assert small(dtype="mixed_bfloat16").encoder.compute_dtype == "bfloat16"
+
+
 def test_a_step_in_bfloat16():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
