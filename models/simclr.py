@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -79,7 +80,8 @@ class SimCLR(keras.Model):
         head: "nonlinear", "linear" or "none" (or None); see the module.
         head_layers: layers of a non-linear head, 2 or more.
         projection: p, width of the projections.
-        seed: of initial weights; None draws them from ``keras.utils.set_random_seed``.
+        seed: of initial weights; None draws it from what ``keras.utils.set_random_seed`` seeds. It
+            is saved, so that the network before training can be built again.
         dtype: policy of all layers; None is Keras's global one. It is saved.
 
     Attributes:
@@ -114,6 +116,7 @@ class SimCLR(keras.Model):
                 "A non-linear head has 2 or more layers (head_layers), and projections have 2 or "
                 f"more numbers; got head_layers={head_layers!r}, projection={projection!r}."
             )
+        seed = random.randrange(2**31) if seed is None else seed
         self.options = {
             "input_shape": tuple(input_shape),
             "encoder": encoder,
@@ -211,6 +214,11 @@ class SimCLR(keras.Model):
     def get_config(self):
         dtype = keras.dtype_policies.serialize(self.dtype_policy)
         return {**self.options, "name": self.name, "dtype": dtype}
+
+    @classmethod
+    def from_config(cls, config):
+        # Older files have no seed. Any will do, but one: loading is to draw nothing.
+        return cls(**config | {"seed": config.get("seed") or 0})
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@
 ==================== ===========================================================================
 
 Each comes a second time as ``untrained_...``: the same network as it was before training, which is
-no bad representation of small images. Probes learn from up to 20,000 training examples, evenly
-spread over the split, and only where the source has labels; geometry is that of up to 2,000
-examples of the split that is measured.
+no bad representation of small images, with the batch statistics of training images, without which
+it would be worse than it has to be (see :func:`untrained`). Probes learn from up to 20,000 training
+examples, evenly spread over the split, and only where the source has labels; geometry is that of up
+to 2,000 examples of the split that is measured.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
         split: one of ``dataset.sizes``; probes of the training split see what they learn from.
 
     Returns:
-        ({"split", "examples", "metrics": {name: {"value", "low", "high"}}}, {"embedding": float32
-        [n, d]}, those of the trained model).
+        ({"split", "examples", "metrics": {name: {"value", "low", "high"}}, "untrained": what that
+        network is, in words}, {"embedding": float32 [n, d]}, those of the trained model).
     """
     found = {}
     metrics: dict[str, dict[str, float]] = {}
-    for prefix, network in (("", model), ("untrained_", untrained(model))):
+    before, filled = untrained(model, dataset)
+    for prefix, network in (("", model), ("untrained_", before)):
         embed = embedder(network)
         found[prefix] = embed(dataset.split(split))
         hits = probe(embed, dataset, split, found[prefix])
@@ -61,15 +63,50 @@ def measure(model, dataset, split: str) -> tuple[dict[str, Any], dict[str, np.nd
             pairs = [embed(_view(dataset.views(split, places), v)) for v in (0, 1)]
             own |= intervals(geometry(images, *map(_unit, pairs)), len(places))
         metrics |= {prefix + name: value for name, value in own.items()}
-    examples = len(found[""])
-    return {"split": split, "examples": examples, "metrics": metrics}, {"embedding": found[""]}
+    result = {
+        "split": split,
+        "examples": len(found[""]),
+        "metrics": metrics,
+        "untrained": "the network before training"
+        + (f", its batch statistics those of {filled:,} training images" if filled else ""),
+    }
+    return result, {"embedding": found[""]}
 
 
-def untrained(model) -> keras.Model:
-    """A SimCLR of the same options with the weights that training starts from, of seed 0 where the
-    options have none."""
-    config = model.get_config()
-    return type(model).from_config(config | {"seed": config["seed"] or 0})
+def untrained(model, dataset) -> tuple[keras.Model, int]:
+    """The network before training, as good as it is by itself.
+
+    Its weights are the very ones that training started from, of the seed in the model's options;
+    where these came from a file (``encoder_options``), it is random ones in their place.
+
+    Batch normalisation starts with a mean of 0 and a variance of 1, which no layer's inputs have:
+    left like that, training would be given credit for counting. So the moving statistics of the
+    encoder are filled first, from two random views of each of up to 2,000 training images, which
+    is what training fills them from; no weight changes.
+
+    Args:
+        model: a SimCLR.
+        dataset: a :class:`.data.views.ViewsDataset`.
+
+    Returns:
+        (the network, how many images its statistics are those of: 0 where it has none).
+    """
+    network = type(model).from_config(model.get_config())
+    network.trainable = True  # a frozen layer would keep its statistics
+    norms = [
+        layer
+        for layer in network.encoder.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    seen = 0
+    if norms:
+        places = spread(dataset.sizes["train"], PAIRS)
+        for views in dataset.views("train", places):
+            for layer in norms:  # so that each image counts the same, and the start not at all
+                layer.momentum = seen / (seen + len(views))
+            network.encoder(tf.reshape(views, [-1, *views.shape[2:]]), training=True)
+            seen += len(views)
+    return network, seen
 
 
 def embedder(model) -> Callable[[tf.data.Dataset], np.ndarray]:

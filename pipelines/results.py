@@ -28,6 +28,8 @@ def summary(run, console: Console) -> None:
     splits = {s: metrics[s] for s in ("validation", "test") if s in metrics}
     if splits:
         console.print(metrics_table(splits))
+    if "untrained" in metrics:
+        console.print(f"untrained: {metrics['untrained']}", highlight=False, soft_wrap=True)
     plots = f"   plots: {run.path / 'plots'}" if (run.path / "plots").is_dir() else ""
     console.print(f"run: {run.path}{plots}", highlight=False, soft_wrap=True)
 

@@ -50,6 +50,8 @@ def run_card(
             for split in ("validation", "test")
         ]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    if "untrained" in summary:
+        lines += ["", f"untrained: {summary['untrained']}."]
     for sample in samples:
         lines += ["", *(f"> {key}: {' '.join(text.split())}  " for key, text in sample.items())]
     lines += ["", *(f"- [{name}](plots/{name}): {what}" for name, what in drawn.items()), ""]

@@ -224,8 +224,7 @@ def _finish(recipe, directory, dataset, model, loss, plan, early, divergence, re
         if split in dataset.sizes:
             result, predictions = measure(model, loss, dataset, split)
             summary[split] = result["metrics"]
-            if "collapse" in result:
-                summary["collapse"] = result["collapse"]
+            summary |= {key: result[key] for key in ("collapse", "untrained") if key in result}
             if samples := result.get("samples", []):  # those of the last split, the test
                 summary["samples"] = samples
     if "test" in dataset.sizes:

@@ -1,7 +1,10 @@
 """SimCLR against NumPy: NT-Xent by a double loop, replicas, heads, counts, collapse."""
 
+import json
+import random
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -249,6 +252,53 @@ def test_a_saved_model_keeps_its_precision(tmp_path):
     full.set_weights(model.get_weights())
     assert (full(images).numpy() != model(images).numpy()).any()
     assert small(dtype="mixed_bfloat16").encoder.compute_dtype == "bfloat16"
+
+
+def test_files_without_precision_and_seed_are_loaded_as_they_were(tmp_path):
+    model = small()
+    model.save(tmp_path / "new.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "new.keras") as new,
+        zipfile.ZipFile(tmp_path / "old.keras", "w") as old,
+    ):
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                del config["config"]["dtype"]
+                config["config"]["seed"] = None
+                content = json.dumps(config).encode()
+            old.writestr(name, content)
+    before = random.getstate()
+    again = keras.models.load_model(tmp_path / "old.keras", compile=False)
+    assert random.getstate() == before
+    assert again.options["seed"] == 0
+    assert again.dtype_policy.name == "float32"
+    np.testing.assert_array_equal(again(views()[:, 0]), model(views()[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [("resnet20", {"width": 4}), ("resnet18", {"stem": "small", "width": 2, "drop_path": 0.2}),
+     ("mlp", {"hidden": [7]})],
+)  # fmt: skip
+def test_the_network_before_training_can_be_built_again(encoder, options):
+    keras.utils.set_random_seed(3)
+    model = small(encoder=encoder, encoder_options=options, seed=None)
+    other = small(encoder=encoder, encoder_options=options, seed=None)
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    again = SimCLR.from_config(model.get_config())
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
+    kernels = [
+        [w for w in one.get_weights() if w.ndim > 1 and w.std() > 0]
+        for one in (model, again, other)
+    ]
+    assert len(kernels[0]) > 2
+    for one, same, different in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert (one != different).any()
+    keras.utils.set_random_seed(3)
+    assert small(encoder=encoder, encoder_options=options, seed=None).options == model.options
 
 
 def test_a_step_in_bfloat16():

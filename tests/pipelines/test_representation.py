@@ -18,7 +18,7 @@ from epochal.pipelines.intervals import intervals
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe
-from epochal.pipelines.representation import geometry, spread
+from epochal.pipelines.representation import geometry, spread, untrained
 from epochal.pipelines.run import RunError
 from epochal.pipelines.space import Space
 from epochal.pipelines.train import Diverged, train
@@ -46,9 +46,54 @@ def recipe(**algorithm) -> Recipe:
     )  # fmt: skip
 
 
+class Start(keras.callbacks.Callback):
+    """Keeps the weights that training starts from."""
+
+    def on_train_begin(self, logs=None):
+        self.weights = {v.path: np.array(v) for v in self.model.weights}
+
+
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
-    return train(recipe(), tmp_path_factory.mktemp("views") / "run")
+def start():
+    return Start()
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, start):
+    return train(recipe(), tmp_path_factory.mktemp("views") / "run", callbacks=[start])
+
+
+def test_the_untrained_network_is_the_one_that_training_started_from(learnt, start):
+    data = load(learnt.recipe.data)
+    network, filled = untrained(learnt.model, data)
+    weights = [v for v in network.weights if "moving" not in v.path]
+    assert len(weights) > 60
+    for variable in weights:
+        np.testing.assert_array_equal(variable, start.weights[variable.path])
+    # and its statistics are those of two views of every training image
+    n = data.sizes["train"]
+    views = np.concatenate(list(data.views("train", np.arange(n)).as_numpy_iterator()))
+    norm = next(la for la in network.encoder.layers if "norm" in la.name or "bn" in la.name)
+    before = keras.Model(network.encoder.input, norm.input)(views.reshape(-1, 8, 8, 1)).numpy()
+    assert filled == len(views) == n
+    np.testing.assert_allclose(norm.moving_mean, before.mean(axis=(0, 1, 2)), atol=1e-4)
+    wanted = before.var(axis=(0, 1, 2))  # less that of the batches' means, which is small
+    np.testing.assert_allclose(norm.moving_variance, wanted, rtol=0.03)
+    again, _ = untrained(learnt.model, data)
+    for one, other in zip(network.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    said = f"its batch statistics those of {n:,} training images"
+    assert said in learnt.metrics["untrained"]
+    assert said in (learnt.path / "README.md").read_text()
+
+
+def test_an_untrained_network_without_batch_normalisation_has_nothing_to_fill():
+    options = {"encoder": "mlp", "encoder_options": {"hidden": [4]}, "head": "none"}
+    model = create_model("simclr", input_shape=(8, 8, 1), **options)
+    network, filled = untrained(model, load(recipe().data))
+    assert filled == 0
+    for one, other in zip(network.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_probes_find_the_learnt_encoder_better_than_the_one_before(learnt):
