@@ -54,6 +54,8 @@ from .contrastive import unit
 from .layers import FusedBatchNormalization, seeds
 
 HEADS = ("nonlinear", "linear", "none")
+STARTS = ("weights", "new_head")
+"""Options of an encoder that say where its weights come from: a saved model has its own."""
 COLLAPSED = 0.01
 """A spread of the projections below this is a collapse."""
 
@@ -76,7 +78,8 @@ class SimCLR(keras.Model):
     Args:
         input_shape: height, width and channels of one image.
         encoder: a model of the registry that takes such images.
-        encoder_options: its options, e.g. {"width": 32}.
+        encoder_options: its options, e.g. {"width": 32}. Its ``weights`` and ``new_head`` are not
+            among the options that are saved.
         head: "nonlinear", "linear" or "none" (or None); see the module.
         head_layers: layers of a non-linear head, 2 or more.
         projection: p, width of the projections.
@@ -116,20 +119,19 @@ class SimCLR(keras.Model):
                 "A non-linear head has 2 or more layers (head_layers), and projections have 2 or "
                 f"more numbers; got head_layers={head_layers!r}, projection={projection!r}."
             )
+        encoder_options = dict(encoder_options or {})
         seed = random.randrange(2**31) if seed is None else seed
         self.options = {
             "input_shape": tuple(input_shape),
             "encoder": encoder,
-            "encoder_options": dict(encoder_options or {}),
+            "encoder_options": {k: v for k, v in encoder_options.items() if k not in STARTS},
             "head": head,
             "head_layers": head_layers,
             "projection": projection,
             "seed": seed,
         }
         with _policy(dtype):
-            self.encoder = build_encoder(
-                encoder, input_shape, seed, **self.options["encoder_options"]
-            )
+            self.encoder = build_encoder(encoder, input_shape, seed, **encoder_options)
             self.width = int(self.encoder.output_shape[-1])
             self.head = None
             if head != "none":

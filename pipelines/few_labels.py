@@ -12,7 +12,8 @@ Some of the labelled training images are kept, in proportion to the classes, and
 The two networks see the same images in the same order for as many steps, cropped and mirrored as
 the representation was learnt but with their colours as they are; the last step's weights count, so
 that no further label chooses between them. All four are measured on the test split. Their pairs
-differ in which images have labels, and in all else that a seed decides.
+differ in which images have labels, and in all else that a seed decides. Options of the encoder that
+say where its weights came from or what of it was frozen are left out: they belong to the run.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _COLOURS = ("color_jitter", "random_grayscale", "gaussian_blur", "pca_noise")
 _BATCH = 64
 _STEPS, _PASSES, _MOST = 1_000, 20, 5_000  # steps: so many passes, within these limits
 _EPOCH = 250  # steps between checkpoints
+_OWN = ("weights", "new_head", "freeze")  # options of an encoder that are about one training of it
 
 
 def few_labels(
@@ -211,6 +213,7 @@ def _recipes(
     steps = min(max(_STEPS, _PASSES * -(-count // batch)), _MOST)
     kept = {} if all_of_them else {"train_examples": count, "train_seed": seed}
     options = run.model.options
+    own = {k: v for k, v in options["encoder_options"].items() if k not in _OWN}
     found = []
     for name, weights, optimizer, decay in (
         ("fine-tuned", {"weights": str(run.path)}, 0.05 * batch / 256, 0.0),
@@ -219,7 +222,7 @@ def _recipes(
         recipe = Recipe(
             name=name,
             data=_data(run, source, batch_size=batch, **kept),
-            model=Choice(name=options["encoder"], **options["encoder_options"], **weights),
+            model=Choice(name=options["encoder"], **own, **weights),
             loss=Choice(name="cross-entropy"),
             algorithm=Algorithm(
                 optimizer=Choice(name="nesterov", learning_rate=optimizer),

@@ -301,6 +301,24 @@ def test_the_network_before_training_can_be_built_again(encoder, options):
     assert small(encoder=encoder, encoder_options=options, seed=None).options == model.options
 
 
+def test_a_saved_model_needs_no_file_that_its_encoder_started_from(tmp_path):
+    small().save(tmp_path / "start.keras")
+    options = {"width": 4, "weights": str(tmp_path / "start.keras"), "freeze": "stage1"}
+    model = small(encoder_options=options, seed=5)
+    for one, other in zip(model.encoder.get_weights(), small().encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "start.keras").unlink()
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert again.options["encoder_options"] == {"width": 4, "freeze": "stage1"}
+    assert (
+        len(again.trainable_weights)
+        == len(model.trainable_weights)
+        < len(small().trainable_weights)
+    )
+    np.testing.assert_array_equal(again(views()[:, 0]), model(views()[:, 0]))
+
+
 def test_a_step_in_bfloat16():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -213,6 +213,19 @@ def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
     assert "fine-tuned against from scratch with 14 labels: +10 points [+10, +10], better" in shown
 
 
+def test_what_a_run_started_from_and_froze_is_left_out(learnt):
+    recipes = few._recipes(learnt, 1, "builtin:digits", 50, False, {})
+    options = learnt.model.options["encoder_options"]
+    options |= {"weights": "gone.safetensors", "new_head": True, "freeze": "stage2"}
+    try:
+        again = few._recipes(learnt, 1, "builtin:digits", 50, False, {})
+    finally:
+        for key in ("weights", "new_head", "freeze"):
+            del options[key]
+    assert again == recipes
+    assert [recipe.model.options.get("weights") for recipe in again] == [str(learnt.path), None]
+
+
 def test_labels_that_cannot_be_followed_up(learnt, tmp_path):
     for arguments, error, message in (
         ({"fractions": [0.001]}, RecipeError, r"leaves some of the 10 classes empty. Take 0\.007"),
