@@ -31,6 +31,7 @@ import numpy as np
 
 from . import paired
 from .choices import check_recipe
+from .claim import recipe_differences
 from .data import Dataset, load
 from .data.ops import Step
 from .recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
@@ -62,7 +63,7 @@ def few_labels(
 
     Args:
         runs: a finished SimCLR run; or several, of one recipe and different seeds: then each gives
-            one pair, and the interval is over all that a seed decides.
+            one pair, and the interval is over all that a seed decides, the representation included.
         labels: where the labels are, e.g. "folder:PATH"; by default the source of the run.
         fractions: shares of the training images that keep their labels, above 0 and at most 1.
         seeds: pairs of a single run.
@@ -77,8 +78,8 @@ def few_labels(
         run's directory; the trainings are run directories in its few-labels/ and resume.
 
     Raises:
-        RunError: no SimCLR run, or an unfinished one; labels without a test split, or of images
-            that its encoder cannot take.
+        RunError: no SimCLR run, or an unfinished one; runs of different recipes or of the same
+            seed; labels without a test split, or of images that an encoder cannot take.
         RecipeError: a fraction out of range or one that leaves a class empty; bad changes. Before
             any training.
         SourceError: the labels cannot be opened.
@@ -92,6 +93,7 @@ def few_labels(
                 "directory of a SimCLR run."
             )
         _ = run.model  # an unfinished run has none
+    _check_pairs(runs)
     if seeds < 1:
         raise RecipeError(f"A comparison needs at least one seed; got {seeds}.")
     first = runs[0].recipe.seed
@@ -108,7 +110,8 @@ def few_labels(
             f"splits {', '.join(whole.sizes)}; a comparison needs classes and "
             "a test split. Give --labels folder:PATH, with a folder a class."
         )
-    _check_size(whole, source, runs[0])
+    for run in runs:
+        _check_size(whole, source, run)
     counts = [_count(fraction, whole, source) for fraction in fractions]
     plans = []  # all of them are checked before the first is trained
     for count in counts:
@@ -135,6 +138,25 @@ def few_labels(
     }
     write_json(runs[0].path / "few-labels.json", result)
     return result
+
+
+def _check_pairs(runs: Sequence[Run]) -> None:
+    """Raises RunError for runs that differ in more than their seeds, or not in these."""
+    first, *others = runs
+    for run in others:
+        one, other = (r.recipe.model_copy(update={"name": "", "seed": 0}) for r in (first, run))
+        if differences := recipe_differences(one, other):
+            raise RunError(
+                f"{run.path} is a run of another recipe than {first.path}: {'; '.join(differences)}"
+                ". Pairs may differ in their seeds alone. Give runs of one recipe."
+            )
+    seeds = [run.recipe.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise RunError(
+            f"The runs {', '.join(str(run.path) for run in runs)} have the seeds "
+            f"{', '.join(map(str, seeds))}: a seed that comes twice would count twice. Give each "
+            "once, and train others with `epochal train RECIPE --seed N`."
+        )
 
 
 def chain_of(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from epochal.pipelines.recipes import get_recipe
 from epochal.pipelines.representation import geometry, spread, untrained
-from epochal.pipelines.run import RunError
+from epochal.pipelines.run import Run, RunError
 from epochal.pipelines.space import Space
 from epochal.pipelines.train import Diverged, train
 from epochal.pipelines.verify import ask_alone
@@ -61,6 +62,14 @@ def start():
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory, start):
     return train(recipe(), tmp_path_factory.mktemp("views") / "run", callbacks=[start])
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Runs of seeds 1 and 2 of one recipe that is soon done."""
+    made = override(recipe(epochs=1, steps_per_epoch=2), {"model.encoder_options.width": 4})
+    folder = tmp_path_factory.mktemp("short")
+    return [train(override(made, {"seed": seed}), folder / f"{seed}") for seed in (1, 2)]
 
 
 def test_the_untrained_network_is_the_one_that_training_started_from(learnt, start):
@@ -172,7 +181,7 @@ def test_the_chain_of_the_follow_up_is_that_of_the_run_without_its_colours(learn
     assert known.sizes == {"train": 10, "test": load(learnt.recipe.data).sizes["test"]}
 
 
-def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
+def test_few_labels_compare_pairs(learnt, monkeypatch):
     seen = []
 
     def train_(recipe, folder, callbacks, data):
@@ -205,12 +214,51 @@ def test_few_labels_compare_pairs(learnt, monkeypatch, capsys):
     assert chosen[0] != chosen[1]  # other labels with another seed, all of training images
     tested = set(load(pairs[0].data).rows("test").tolist())
     assert tested == set(load(learnt.recipe.data).rows("test").tolist())
-    # the command line: two runs make a pair each
+
+
+def test_runs_of_two_seeds_make_two_pairs(short, monkeypatch, capsys):
+    """What each is worth differs with its seed, and so there is an interval, around their mean."""
+    worth = {1: 0.12, 2: 0.10}
+    seen = []
+
+    def train_(recipe, folder, callbacks, data):
+        seen.append((recipe, folder))
+        return 0.6 + worth[recipe.seed] * ("weights" in recipe.model.options)
+
+    monkeypatch.setattr(few, "_train", train_)
+    paths = [str(run.path) for run in short]
     with pytest.raises(SystemExit) as end:
-        cli.main(["evaluate", str(learnt.path), "--fraction", "0.01", "--also", str(learnt.path)])
+        cli.main(["evaluate", paths[0], "--fraction", "0.01", "--also", paths[1]])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert "fine-tuned against from scratch with 14 labels: +10 points [+10, +10], better" in shown
+    reach = 12.7062 * 0.01  # Student's t of one degree, times the standard error
+    verdict = f"+11 points [{100 * (0.11 - reach):+.3g}, {100 * (0.11 + reach):+.3g}]"
+    assert f"scratch with 14 labels: {verdict}, no difference shown with 2 seeds" in shown
+    found = json.loads((short[0].path / "few-labels.json").read_text())
+    assert (found["runs"], found["seeds"]) == (paths, [1, 2])
+    assert len(found["fractions"][0]["scores"]["linear"]) == 2
+    # each pair starts from its own run, on labels of its own
+    tuned = [recipe for recipe, _ in seen if "weights" in recipe.model.options]
+    assert [recipe.model.options["weights"] for recipe in tuned] == paths
+    assert [str(folder.parent.parent) for _, folder in seen[::2]] == paths
+    kept = [set(load(recipe.data).rows("train").tolist()) for recipe in tuned]
+    assert kept[0] != kept[1]
+
+
+def test_runs_that_make_no_pairs_are_refused(short, learnt, tmp_path):
+    with pytest.raises(RunError, match=r"have the seeds 1, 1: a seed that comes twice"):
+        few_labels([short[0], short[0].path])
+    with pytest.raises(RunError, match=r"another recipe .*: model\.encoder_options\.width: 4 -> 8"):
+        few_labels([short[0], learnt])
+    other = override(short[1].recipe, {"name": "another"})  # only what it is called
+    copy = tmp_path / "copy"
+    shutil.copytree(short[1].path, copy)
+    (copy / "recipe.json").write_text(other.to_json())
+    few._check_pairs([short[0], Run(copy)])
+    big = Run(copy)
+    big.model.options["input_shape"] = (9, 9, 1)
+    with pytest.raises(RunError, match=rf"encoder of {copy} takes 9x9x1"):
+        few_labels([short[0], big])
 
 
 def test_what_a_run_started_from_and_froze_is_left_out(learnt):
