@@ -14,6 +14,10 @@ the representation was learnt but with their colours as they are; the last step'
 that no further label chooses between them. All four are measured on the test split. Their pairs
 differ in which images have labels, and in all else that a seed decides. Options of the encoder that
 say where its weights came from or what of it was frozen are left out: they belong to the run.
+
+Unlabelled images can be the very ones that are tested on later, as where ``images:PATH`` and
+``folder:PATH`` hold the same photos, since only a source with labels is split by class. How many
+are is counted.
 """
 
 from __future__ import annotations
@@ -32,11 +36,12 @@ import numpy as np
 from . import paired
 from .choices import check_recipe
 from .claim import recipe_differences
-from .data import Dataset, load
+from .data import Dataset, SourceError, load
 from .data.ops import Step
 from .recipe import Algorithm, Choice, Data, Recipe, RecipeError, override
 from .representation import embedder, probes
-from .run import Run, RunError, write_json
+from .run import Run, RunError, check_same_data, write_json
+from .seen import count_seen
 from .train import train
 
 log = logging.getLogger(__name__)
@@ -72,10 +77,12 @@ def few_labels(
         data: arrays, for runs whose source is ``python``.
 
     Returns:
-        {"labels", "runs", "seeds", "fractions": [{"fraction", "examples", "scores": {arm: [pairs]},
-        "difference", "low", "high", "verdict"}]}: accuracies on the test split, and that of
-        ``fine_tuned`` less that of ``from_scratch``. Also written as few-labels.json into the first
-        run's directory; the trainings are run directories in its few-labels/ and resume.
+        {"labels", "runs", "seeds", "test_examples", "test_seen", "fractions": [{"fraction",
+        "examples", "scores": {arm: [pairs]}, "difference", "low", "high", "verdict"}]}: accuracies
+        on the test split, and that of ``fine_tuned`` less that of ``from_scratch``; ``test_seen``
+        of the tested images are among the unlabelled ones that the encoder learnt from (None: these
+        are no longer there, or others are). Also written as few-labels.json into the first run's
+        directory; the trainings are run directories in its few-labels/ and resume.
 
     Raises:
         RunError: no SimCLR run, or an unfinished one; runs of different recipes or of the same
@@ -120,6 +127,7 @@ def few_labels(
             (run, seed, *_recipes(run, seed, source, count, all_of_them, changes or {}))
             for run, seed in pairs
         ])  # fmt: skip
+    seen = _seen(whole, runs[0], data)
     rows = []
     for fraction, count, plan in zip(fractions, counts, plans, strict=True):
         scores: dict[str, list[float]] = {arm: [] for arm in ARMS}
@@ -134,6 +142,8 @@ def few_labels(
         "labels": source,
         "runs": [str(run.path) for run in runs],
         "seeds": [seed for _, seed in pairs],
+        "test_examples": whole.sizes["test"],
+        "test_seen": seen,
         "fractions": rows,
     }
     write_json(runs[0].path / "few-labels.json", result)
@@ -157,6 +167,23 @@ def _check_pairs(runs: Sequence[Run]) -> None:
             f"{', '.join(map(str, seeds))}: a seed that comes twice would count twice. Give each "
             "once, and train others with `epochal train RECIPE --seed N`."
         )
+
+
+def _seen(whole: Dataset, run: Run, data: Any) -> int | None:
+    """How many test images a run's encoder has learnt from; None where that cannot be found out."""
+    try:
+        learnt = load(run.recipe.data, data)
+        check_same_data(run, learnt)
+        count = count_seen(whole, learnt)
+    except (SourceError, RunError, OSError) as error:
+        log.warning("whether %s was trained on images of the test: %s", run.path, error)
+        return None
+    if count:
+        log.warning(
+            "%d of the %d test images are among the unlabelled ones that %s was trained on",
+            count, whole.sizes["test"], run.path,
+        )  # fmt: skip
+    return count
 
 
 def chain_of(run: Run) -> str:

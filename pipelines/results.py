@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 _BOUNDS = ("value", "low", "high")
 _SHOWN = 4  # numbers of an embedding
@@ -46,8 +47,9 @@ def metrics_table(splits: dict[str, dict[str, dict[str, float | None]]]) -> Tabl
     return table
 
 
-def few_labels_table(result: dict[str, Any]) -> Table:
-    """Mean accuracies of :func:`.few_labels.few_labels`, a row a number of labels."""
+def few_labels_table(result: dict[str, Any]) -> Group:
+    """Mean accuracies of :func:`.few_labels.few_labels`, a row a number of labels, and how many of
+    the tested images the encoder has seen."""
     rows = result["fractions"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("labels", *rows[0]["scores"]):
@@ -55,7 +57,9 @@ def few_labels_table(result: dict[str, Any]) -> Table:
     for row in rows:
         means = [sum(scores) / len(scores) for scores in row["scores"].values()]
         table.add_row(f"{row['examples']:,}", *(f"{mean:.4f}" for mean in means))
-    return table
+    seen = "it is not known how many" if result["test_seen"] is None else f"{result['test_seen']:,}"
+    note = f"{seen} of the {result['test_examples']:,} test images were among the unlabelled ones"
+    return Group(table, Text(note))
 
 
 def features(whose: dict[str, Any]) -> str:

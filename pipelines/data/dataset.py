@@ -139,6 +139,18 @@ class Dataset:
         reader, rows = self._find(name)
         return reader.raw(rows[np.asarray(indices, np.int64)])
 
+    def images(self, name: str) -> tf.data.Dataset:
+        """A split's images in order as they are before all ops: batches [m,h,w,c]."""
+        reader, rows = self._find(name)
+        return reader.split(rows, 256, 0)
+
+    def paths(self, name: str) -> np.ndarray | None:
+        """The files that a split's examples are, in order, str [n]; None where they are none."""
+        reader, rows = self._find(name)
+        known = getattr(reader, "rows", None)
+        found = None if known is None else known.columns.get("path")
+        return None if found is None else found[rows]
+
     def rows(self, name: str) -> np.ndarray:
         """A split's examples as row numbers of the source's split that they come from, [n]."""
         return self._find(name)[1]

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 from epochal.models import create_model
-from epochal.pipelines import checkpoint, cli, few_labels, studies, tune
+from epochal.pipelines import checkpoint, cli, few_labels, results, studies, tune
 from epochal.pipelines.ablate import ablate
 from epochal.pipelines.data import load, ops
 from epochal.pipelines.evaluate import evaluate
@@ -21,6 +22,7 @@ from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe, RecipeErro
 from epochal.pipelines.recipes import get_recipe
 from epochal.pipelines.representation import geometry, spread, untrained
 from epochal.pipelines.run import Run, RunError
+from epochal.pipelines.seen import count_seen
 from epochal.pipelines.space import Space
 from epochal.pipelines.train import Diverged, train
 from epochal.pipelines.verify import ask_alone
@@ -234,8 +236,10 @@ def test_runs_of_two_seeds_make_two_pairs(short, monkeypatch, capsys):
     reach = 12.7062 * 0.01  # Student's t of one degree, times the standard error
     verdict = f"+11 points [{100 * (0.11 - reach):+.3g}, {100 * (0.11 + reach):+.3g}]"
     assert f"scratch with 14 labels: {verdict}, no difference shown with 2 seeds" in shown
+    assert "0 of the 359 test images were among the unlabelled ones" in shown
     found = json.loads((short[0].path / "few-labels.json").read_text())
     assert (found["runs"], found["seeds"]) == (paths, [1, 2])
+    assert (found["test_seen"], found["test_examples"]) == (0, 359)
     assert len(found["fractions"][0]["scores"]["linear"]) == 2
     # each pair starts from its own run, on labels of its own
     tuned = [recipe for recipe, _ in seen if "weights" in recipe.model.options]
@@ -313,6 +317,7 @@ def test_labelled_images_from_elsewhere_are_brought_into_the_form_of_the_run(
     colour = labelled(tmp_path / "colour", 12, 3)  # the crop makes them 8x8, and the run's are gray
     found = few_labels(learnt, colour, (0.5,), 1, changes={"algorithm.steps": 4})
     assert found["fractions"][0]["scores"]["knn"] == [1.0]
+    assert found["test_seen"] == 0
     chain = ops.parse(few._data(learnt, colour).ops)
     assert [step.name for step in chain] == ["grayscale", "random_resized_crop", "standardize"]
     assert "grayscale" not in few._data(learnt, "builtin:digits").ops
@@ -321,17 +326,64 @@ def test_labelled_images_from_elsewhere_are_brought_into_the_form_of_the_run(
         few_labels(learnt, colour)
 
 
-@pytest.mark.slow
-def test_a_run_on_images_is_followed_up_by_a_folder_with_labels(tmp_path):
-    draw, paths = np.random.default_rng(0), []
-    for i in range(60):  # dark and bright noise
+def files(folder, count):
+    """Images of noise, dark and bright by turns, a folder each."""
+    draw = np.random.default_rng(0)
+    for i in range(count):
         kind = ("dark", "bright")[i % 2]
         image = draw.integers(0, 128, (8, 8, 3)) + 127 * (i % 2)
-        path = tmp_path / "images" / kind / f"{i}.png"
+        path = folder / kind / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tf.io.encode_png(image.astype(np.uint8)).numpy())
-        paths.append(path)
+
+
+def test_tested_images_that_were_learnt_from_are_counted(tmp_path):
+    files(tmp_path / "images", 40)
+    shutil.copytree(tmp_path / "images", tmp_path / "copy")
+    views = {"task": "representation", "ops": "random_resized_crop(8)", "batch_size": 4}
+    learnt = load(Data(source=f"images:{tmp_path / 'images'}", **views))
+    tested = load(Data(source=f"folder:{tmp_path / 'copy'}"))
+
+    def names(data, split):
+        return [path.rsplit("/", 1)[-1] for path in data.raw(split, np.arange(data.sizes[split]))[
+            "path"]]  # fmt: skip
+
+    known = set(names(learnt, "train"))
+    wanted = sum(name in known for name in names(tested, "test"))
+    assert 0 < wanted < tested.sizes["test"]
+    assert count_seen(tested, learnt) == wanted
+    # arrays have no files: then pixels are compared, of gray images too
+    everything = learnt.raw("train", np.arange(learnt.sizes["train"]))["image"]
+    arrays = load(Data(source="python", test_fraction=0.0, **views), np.stack(everything))
+    assert count_seen(tested, arrays) == wanted
+    gray = np.repeat(np.arange(6, dtype=np.uint8), 16).reshape(6, 4, 4, 1)
+    views |= {"ops": "random_resized_crop(4)", "test_fraction": 0.0, "validation_fraction": 0.0}
+    one = load(Data(source="python", **views), gray)
+    pair = (np.repeat(gray, 3, axis=-1), np.array([0, 1] * 3))
+    other = load(Data(source="python"), {"train": pair, "test": pair})
+    assert count_seen(other, one) == 6
+
+
+def test_unlabelled_images_that_are_gone_are_not_counted(short, tmp_path):
+    shutil.copytree(short[0].path, tmp_path / "run")
+    changes = {"data.source": f"images:{tmp_path / 'gone'}"}
+    (tmp_path / "run" / "recipe.json").write_text(override(short[0].recipe, changes).to_json())
+    whole = load(Data(source="builtin:digits"))
+    assert few._seen(whole, Run(tmp_path / "run"), None) is None
+    files(tmp_path / "gone", 160)  # others are there now
+    assert few._seen(whole, Run(tmp_path / "run"), None) is None
+    result = {"fractions": [{"examples": 9, "scores": {"linear": [0.5]}}], "test_seen": None,
+              "test_examples": 1234}  # fmt: skip
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(results.few_labels_table(result))
+    assert "it is not known how many of the 1,234 test images" in shown.get()
+
+
+@pytest.mark.slow
+def test_a_run_on_images_is_followed_up_by_a_folder_with_labels(tmp_path):
     folder = tmp_path / "images"
+    files(folder, 60)
     made = override(
         recipe(epochs=1, steps_per_epoch=4),
         {"data.source": f"images:{folder}", "data.batch_size": 16},
@@ -344,6 +396,7 @@ def test_a_run_on_images_is_followed_up_by_a_folder_with_labels(tmp_path):
     found = few_labels(run, f"folder:{folder}", (0.5,), 1, changes=changes)
     row = found["fractions"][0]
     assert row["examples"] == 24
+    assert 0 < found["test_seen"] < found["test_examples"] == 12
     assert min(row["scores"]["linear"] + row["scores"]["fine_tuned"]) > 0.9
     assert "no interval, no claim" in row["verdict"]
     trained = sorted(path.name[:-9] for path in (run.path / "few-labels").iterdir())
