@@ -6,6 +6,11 @@ fine-tuning and the same network from random weights on 1% and on 10% of the lab
 
     epochal train simclr-fashion-mnist --run-dir runs/simclr
     epochal evaluate runs/simclr --fraction 0.01 0.1
+
+With runs of other seeds the interval is over those, and so over all that chance decides:
+
+    epochal train simclr-fashion-mnist --seed 1 --run-dir runs/simclr-seed-1
+    epochal train simclr-fashion-mnist --seed 2 --run-dir runs/simclr-seed-2
     epochal evaluate runs/simclr --fraction 0.01 --also runs/simclr-seed-1 runs/simclr-seed-2
 
 Images without any labels are `--data.source images:PATH`; `epochal evaluate RUN --labels
