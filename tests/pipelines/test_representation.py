@@ -68,8 +68,8 @@ def learnt(tmp_path_factory, start):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """Runs of seeds 1 and 2 of one recipe that is soon done."""
-    made = override(recipe(epochs=1, steps_per_epoch=2), {"model.encoder_options.width": 4})
+    """Runs of seeds 1 and 2 of one recipe, with the weights that they would start from."""
+    made = override(recipe(), {"model.encoder_options": {"width": 4}, "algorithm.epochs": 0})
     folder = tmp_path_factory.mktemp("short")
     return [train(override(made, {"seed": seed}), folder / f"{seed}") for seed in (1, 2)]
 
