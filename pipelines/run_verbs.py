@@ -116,6 +116,8 @@ def evaluate(
         other = result["against"]
         columns |= {other["against"]: other["metrics"], "difference": other["difference"]}
     console.print(results.metrics_table(columns))
+    if "untrained" in result:
+        console.print(f"untrained: {result['untrained']}", highlight=False, soft_wrap=True)
     if "features" in result:
         console.print(results.features(result["features"]), highlight=False, soft_wrap=True)
     plots = Path(run) / "plots" / ("" if split == "test" else split)

@@ -127,10 +127,11 @@ def dqn_pixel_breakout() -> Recipe:
     As in MinAtar, one action in ten is replaced by the one before it: without that the game has two
     starts and no chance, so that a way through it can be learnt by heart.
 
-    2 CPU cores, 2.3 minutes on one of them. Mean return over 100 episodes, seeds 0 to 2: 12.8, 5.8
-    and 14.9; without replay 5.1, 6.3 and 12.9; random play (`--data.replay.test-epsilon 1`) 0.5.
-    Replay is ahead in two seeds of three, and the 95% interval of its absence, -3.1 [-13.5, 7.4],
-    does not carry it. Without a target network an earlier version had 5.1, 7.9 and 4.4.
+    2 CPU cores, 3 minutes on one of them, busy. Mean return over 100 episodes, seeds 0 to 9: 10.3,
+    with a spread of 3.7 (seeds 0 to 2: 12.6, 5.5, 7.2); without replay 6.9, spread 2.9 (4.8, 4.5,
+    8.5); random play (`--data.replay.test-epsilon 1`) 0.5. Without replay is -3.3 [-7.4, 0.7] over
+    ten pairs, below in seven of them. Without a target network 5.7, 4.8 and 5.3 in the seeds 0 to
+    2: -3.1 [-11.3, 5.0]. Intervals are at 95%, by Student's t.
 
         epochal train dqn-pixel-breakout
         epochal train dqn-pixel-breakout --data.replay.sampling latest     (no replay)
