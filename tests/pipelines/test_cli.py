@@ -251,7 +251,12 @@ def test_an_interrupt_that_python_drops_still_stops(number, tmp_path, monkeypatc
             Dropped()
 
     monkeypatch.setattr(keras.callbacks.History, "on_epoch_begin", on_epoch_begin)
-    assert _main(["train", "mlp-digits", "--run-dir", str(tmp_path)]) == 130
+    # A shell starts what it puts into the background with SIGINT ignored, and so it would stay.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        assert _main(["train", "mlp-digits", "--run-dir", str(tmp_path)]) == 130
+    finally:
+        signal.signal(number, before)
     assert "goes on from the last complete epoch" in said(capsys)
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
