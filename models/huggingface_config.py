@@ -57,7 +57,7 @@ _FIXED = {
     "gpt2": {"tie_word_embeddings": True, "scale_attn_weights": True,
              "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
 }  # fmt: skip
-_INTEGERS = ("vocabulary_size", "width", "layers", "heads", "hidden", "context")
+_INTEGERS = ("vocabulary_size", "width", "layers", "heads", "hidden", "context", "segments")
 _FRACTIONS = ("epsilon", "dropout", "attention_dropout")
 CLASSES = {
     "encoder": "BertModel",
@@ -103,8 +103,7 @@ def options_of(path: Path, config: dict[str, Any], family: str) -> dict[str, Any
     absent = [_SIZES[family][k] for k, v in given.items() if v is None and k != "hidden"]
     if absent:
         raise WeightsError(f"{path} lacks {', '.join(absent)}.")
-    numbers = [*_INTEGERS, *(["segments"] if family == "bert" else [])]
-    other = [k for k in numbers if given[k] is not None and type(given[k]) is not int]
+    other = [k for k in _INTEGERS if type(given.get(k)) not in (int, type(None))]
     other += [k for k in _FRACTIONS if type(given[k]) not in (int, float)]
     if other:
         listed = ", ".join(f"{_SIZES[family][k]} = {given[k]!r}" for k in other)

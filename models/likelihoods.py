@@ -192,9 +192,9 @@ class CrossEntropy(ClassificationLoss):
     """-log softmax(z)[y], or -sum_k t_k log softmax(z)_k for soft labels t. From logits.
 
     Ids and soft labels are told apart by shape ([n] or [n, 1] against [n, c]). An id outside
-    0..c-1 is an error on the CPU and a NaN loss on GPUs, under XLA and with label smoothing, never
-    a silent number. Where outputs carry a Keras mask (padding of sequences), the mean over a batch
-    is the mean over its real tokens.
+    0..c-1 is an error or a NaN loss (on GPUs, under XLA, and with label smoothing of few classes),
+    never a silent number. Where outputs carry a Keras mask (padding of sequences), the mean over a
+    batch is the mean over its real tokens.
 
     Args:
         label_smoothing: from 0 to below 1: trains on (1 - s) t + s / c (Szegedy et al. 2016, §7).

@@ -40,10 +40,9 @@ Deviations from the paper:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -51,7 +50,7 @@ import tensorflow as tf
 from keras import layers
 
 from .contrastive import unit
-from .layers import FusedBatchNormalization, seeds
+from .layers import FusedBatchNormalization, global_policy, seeds
 
 HEADS = ("nonlinear", "linear", "none")
 STARTS = ("weights", "new_head")
@@ -130,7 +129,7 @@ class SimCLR(keras.Model):
             "projection": projection,
             "seed": seed,
         }
-        with _policy(dtype):
+        with global_policy(dtype):
             self.encoder = build_encoder(encoder, input_shape, seed, **encoder_options)
             self.width = int(self.encoder.output_shape[-1])
             self.head = None
@@ -221,17 +220,6 @@ class SimCLR(keras.Model):
     def from_config(cls, config):
         # Older files have no seed. Any will do, but one: loading is to draw nothing.
         return cls(**config | {"seed": config.get("seed") or 0})
-
-
-@contextlib.contextmanager
-def _policy(dtype) -> Iterator[None]:
-    """Makes a policy the global one, which is what the layers of the registry's networks take."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def build_encoder(name: str, input_shape: Sequence[int], seed: int | None, **options):

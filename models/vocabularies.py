@@ -129,6 +129,8 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
         found = replace(found, longest=longest)
     if (directory / "config.json").is_file():
         size = read_json(directory, "config.json").get("vocab_size", len(found.pieces))
+        if type(size) is not int:
+            raise WeightsError(f"{directory / 'config.json'} has vocab_size = {size!r}, no number.")
         if len(found.pieces) > size:
             raise WeightsError(
                 f"{directory} has a vocabulary of {len(found.pieces):,} pieces, and a model of "

@@ -7,10 +7,9 @@ a run that was never killed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 
 from ..models import callbacks as model_callbacks
+from ..models.layers import global_policy
 from . import choices, conformal, environment, run
 from .checkpoint import Recorder, TensorBoard
 from .claim import begun, claimed
@@ -87,7 +87,7 @@ def train(
             if weights := environment.starting_weights(recipe):
                 about["weights"] = weights
             run.write_json(directory / "environment.json", about)
-        with _precision(recipe.algorithm.precision):
+        with global_policy(recipe.algorithm.precision):
             return _train(recipe, directory, data, callbacks)
 
 
@@ -250,13 +250,3 @@ def _make_variables(model, dataset, seed: int) -> None:
         model.compute_loss(x, y, outputs, training=False)
     model.compute_metrics(x, y, outputs, None)
     model.reset_metrics()
-
-
-@contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -446,6 +446,9 @@ def test_what_is_no_whole_directory(tmp_path):
     directory = written(tmp_path / "b", BERT, None, vocab_txt="\n".join(map(str, range(38))))
     with pytest.raises(WeightsError, match="38 pieces, and a model of 37 ids"):
         read_vocabulary(directory)
+    (directory / "config.json").write_text('{"vocab_size": "37"}')
+    with pytest.raises(WeightsError, match="vocab_size = '37', no number"):
+        read_vocabulary(directory)
     directory = written(tmp_path / "c", GPT2, gpt2_tensors())
     with pytest.raises(WeightsError, match="no head to choose"):
         load_huggingface(directory, head="mlm")
