@@ -123,8 +123,8 @@ class Dropout(keras.layers.Dropout):
     """Dropout that decides by 16 random bits a value: Keras's layer, only faster.
 
     Same arguments and inputs as ``keras.layers.Dropout``, which draws 32 bits a value and on the
-    CPU spends most of its time on that. The rate is rounded to a multiple of 1 / 65,536, and what is
-    kept is divided by just that share, so that the mean stays.
+    CPU spends most of its time on that. The rate is rounded to a multiple of 1 / 65,536, and what
+    is kept is divided by just that share, so that the mean stays.
 
     Source: Srivastava et al.: Dropout (2014), section 4.
     """
