@@ -10,8 +10,11 @@ from . import recipe
 def gpt_shakespeare_cpu() -> Recipe:
     """Shakespeare's letters by nanoGPT's smallest setting: 4 layers, 128 wide, 64 letters at once.
 
-    2 CPU cores: not measured; projected: 3 minutes. To compare with: nanoGPT's validation loss of
-    1.88 after the same 2,000 steps of 12 x 64 letters. Needs tiny_shakespeare in TFDS_DATA_DIR.
+    1 CPU core, 3 minutes: validation loss 1.750, test 1.822 (one seed). To compare with: nanoGPT's
+    validation loss of 1.88 after the same 2,000 steps of 12 x 64 letters; its validation text is
+    this one and the test text together. The learning rate is three times nanoGPT's, chosen on the
+    validation text among 1e-3 (1.899), 2e-3 (1.801) and 3e-3. Needs tiny_shakespeare in
+    TFDS_DATA_DIR.
 
         epochal train gpt-shakespeare-cpu
     """
@@ -21,7 +24,7 @@ def gpt_shakespeare_cpu() -> Recipe:
         model=Choice(name="gpt", width=128, layers=4, heads=4, context=64, dropout=0.0),
         loss=Choice(name="cross-entropy"),
         algorithm=Algorithm(
-            optimizer=Choice(name="adamw", learning_rate=1e-3, beta_2=0.99),
+            optimizer=Choice(name="adamw", learning_rate=3e-3, beta_2=0.99),
             schedule=Choice(name="cosine", warmup_steps=100, final_fraction=0.1),
             steps=2_000,
             steps_per_epoch=500,
