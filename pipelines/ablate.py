@@ -84,7 +84,7 @@ def ablate(
 
     Raises:
         RecipeError: a key or value that the recipe does not have, fewer than two variants; no
-            metric where none is usual.
+            metric where none is usual, or one that the first run does not have.
         RunError: the directory holds another study.
     """
     from .recipes import get_recipe
@@ -211,8 +211,11 @@ def _train_variant(
             seeded = override(recipe, {"seed": recipe.seed + number})
             log.info("%s, seed %d", variant.name, seeded.seed)
             run = _one(seeded, folder / f"seed-{seeded.seed}", callbacks, data)
+            studies.compared_split(run.metrics, metric)
             row["runs"].append(run.metrics)
             row["histories"].append(run.history)
+    except studies.UnknownMetric:  # all variants lack it: say so after the first run, not the last
+        raise
     except (ValueError, TypeError, RuntimeError, Diverged) as error:
         # One that fails is a result too; the other variants go on.
         row["error"] = str(error)

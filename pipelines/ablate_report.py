@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import paired, response, studies
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe
 from .run import RunError, write_atomic, write_json
 
 
@@ -35,7 +35,7 @@ def report(
 
     Raises:
         RunError: nothing can be compared.
-        RecipeError: a metric that the runs do not have.
+        UnknownMetric: one that the runs do not have.
     """
     done = [row for row in rows if "error" not in row]
     if not done:
@@ -43,13 +43,8 @@ def report(
             f"Every variant of the study failed; the first one: {rows[0]['error']} The runs are in "
             f"{place}."
         )
-    split = "test" if "test" in done[0]["runs"][0] else "validation"
-    if split not in done[0]["runs"][0]:
-        raise RunError("The data have neither a test nor a validation split to compare on.")
+    split = studies.compared_split(done[0]["runs"][0], metric)
     name = metric or studies.usual(done[0]["runs"][0][split])
-    known = done[0]["runs"][0][split]
-    if name not in known:
-        raise RecipeError(f"There is no metric {name!r}; the runs have {', '.join(known)}.")
     better = studies.higher_is_better(name)
     unit, scale = studies.unit_of(name)
     base = rows[0] if "error" not in rows[0] else None

@@ -181,7 +181,7 @@ def report(model, found: dict[str, np.ndarray], directory: Path) -> None:
     if found["real"].ndim != 4:
         sample_pictures.scatter(found["real"], found["samples"], directory / "samples.png")
         return
-    sample_pictures.grid(sample_pictures.fixed(Sampler(model)), directory / "samples.png")
+    sample_pictures.fixed(Sampler(model), directory / "samples.png")
     sample_pictures.interpolation(model, directory / "interpolation.png")
     sample_pictures.neighbours(found["samples"][:8], found["train"], directory / "neighbours.png")
     baseline = directory / "baseline.png"

@@ -20,6 +20,7 @@ from .served_samples import Sampler, answers, noise_of
 log = logging.getLogger(__name__)
 
 _SIDE = 8  # samples of a grid, across and down
+_CLASSES = 10  # across, at most, of a conditional model
 _STEPS = 10  # images of a path
 _NEAREST = 3
 _PIXELS = 48  # of one image in a grid, at least, where it is smaller
@@ -28,19 +29,23 @@ _POINTS = 2_000
 _FRAME = 250  # milliseconds of an epoch in epochs.gif
 
 
-def fixed(sampler: Sampler, side: int = _SIDE) -> np.ndarray:
-    """The samples of the first seeds, a row after the other; of a conditional model a class a
-    column."""
-    return sampler(*_asked(sampler, side))
+def fixed(
+    sampler: Sampler, path: Path, smallest: int = _PIXELS
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Writes a grid of the samples of the first seeds, a row after the other; of a conditional
+    model a class a column, the first ten classes at most.
 
-
-def _asked(sampler: Sampler, side: int = _SIDE) -> tuple[np.ndarray, np.ndarray | None]:
-    """The seeds of :func:`fixed`, and the classes of a conditional model."""
-    count = side * side
-    if not sampler.conditional:
-        return np.arange(count), None
-    ids = np.arange(count) % side % sampler.model.options["num_classes"]
-    return np.arange(count) // side, ids
+    Returns:
+        The samples, uint8 [n, h, w, c], and their class ids [n], or None.
+    """
+    across, ids = _SIDE, None
+    if sampler.conditional:
+        across = min(sampler.model.options["num_classes"], _CLASSES)
+        ids = np.arange(_SIDE * across) % across
+    seeds = np.arange(_SIDE * across) // (across if sampler.conditional else 1)
+    made = sampler(seeds, ids)
+    grid(made, path, across, smallest)
+    return made, ids
 
 
 def grid(images: np.ndarray, path: Path, across: int = _SIDE, smallest: int = _PIXELS) -> None:
@@ -122,9 +127,7 @@ class EpochSamples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         path = self.directory / f"epoch-{epoch + 1:04d}.png"
         if self.real.ndim == 4:
-            seeds, ids = _asked(self._sampler)
-            made = self._sampler(seeds, ids)
-            grid(made, path, smallest=_MOVING)
+            made, ids = fixed(self._sampler, path, _MOVING)
         else:
             seeds = np.arange(1_000)
             ids = seeds % max(self.model.options["num_classes"], 1)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import BLUE, GREY, STYLE, new_figure, save, wrap
 from .claim import locked
+from .recipe import RecipeError
 from .run import RunError, plain, write_json
 
 # the metric that a task is compared by, where nothing else is said: the first that was recorded
@@ -32,6 +33,22 @@ _HIGHER = _SHARES | {
     "r2", "bleu", "chrf", "return", "human_score", "modes", "diversity", "class_diversity",
     "novelty",
 }  # fmt: skip
+
+
+class UnknownMetric(RecipeError):
+    """A study is to compare by a metric that its runs do not have."""
+
+
+def compared_split(metrics: dict[str, Any], metric: str | None = None) -> str:
+    """The split of a run's metrics that studies compare on: test or, where there is none,
+    validation. Raises RunError where there is neither, UnknownMetric for a metric it lacks."""
+    split = "test" if "test" in metrics else "validation"
+    if split not in metrics:
+        raise RunError("The data have neither a test nor a validation split to compare on.")
+    if metric is not None and metric not in metrics[split]:
+        known = ", ".join(metrics[split])
+        raise UnknownMetric(f"There is no metric {metric!r}; the runs have {known}.")
+    return split
 
 
 def usual(metrics: dict[str, Any], otherwise: str | None = None) -> str:

@@ -161,17 +161,16 @@ def _torch_dcgan(x: np.ndarray) -> tuple[Any, list]:
 
 
 def _our_simclr():
-    import keras
-
     from ...models import create_model
     from ...models.contrastive import NTXent
+    from ...models.optimizers import Momentum
 
     s = SIMCLR
     model = create_model(
         "simclr", input_shape=(s["side"], s["side"], 3), encoder="resnet20",
         projection=s["projection"],
     )  # fmt: skip
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), NTXent(s["temperature"]))
+    model.compile(Momentum(0.1), NTXent(s["temperature"]))
     return model
 
 

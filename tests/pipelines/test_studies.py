@@ -238,6 +238,19 @@ def test_tuning_each_variant_chooses_on_validation_alone(tmp_path, monkeypatch):
     assert "chosen on validation" in result["variants"][0]["verdict"]
 
 
+def test_a_metric_that_runs_do_not_have_is_refused_after_the_first_of_them(tmp_path, monkeypatch):
+    trained = []
+
+    def one(recipe, folder, callbacks, data):
+        trained.append(folder)
+        return SimpleNamespace(metrics={"test": {"accuracy": {"value": 1.0}}}, history=[])
+
+    monkeypatch.setattr(module, "_one", one)
+    with pytest.raises(studies.UnknownMetric, match="no metric 'bleu'; the runs have accuracy"):
+        verb(iris(), ["loss=cross-entropy,focal"], 3, directory=tmp_path / "a", metric="bleu")
+    assert len(trained) == 1
+
+
 def test_the_command_line_says_what_a_change_brings(tmp_path, capsys):
     recipe = tmp_path / "iris.json"
     recipe.write_text(iris(epochs=2).to_json())
