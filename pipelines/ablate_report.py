@@ -119,8 +119,7 @@ def _card(result: dict[str, Any]) -> str:
     lines = [
         f"# What changes in {result['recipe']}",
         "",
-        f"{result['metric']} on the {result['split']} split, {result['seeds']} seeds, differences "
-        "seed by seed from the first variant with 95% intervals.",
+        f"{studies.heading(result)}.",
         "",
         *(f"- {row['verdict']}" for row in result["variants"]),
         *_curve_lines(result["curve"]),

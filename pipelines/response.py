@@ -91,7 +91,9 @@ def draw(found: dict[str, Any], metric: str, path: Path) -> None:
                 keys = ("difference", "difference_low", "difference_high")
                 _errors(panels[1], line["points"], keys, scale, colour, line["name"])
         percent = " in percent" if unit == "points" else ""
-        panels[0].set_ylabel(f"{metric.replace('_', ' ')}{percent}, mean and 95% interval")
+        lows = np.array([point["low"] for line in lines for point in line["points"]], float)
+        of = "mean and 95% interval" if np.isfinite(lows).any() else "one seed"
+        panels[0].set_ylabel(f"{metric.replace('_', ' ')}{percent}, {of}")
         if lines[0]["name"]:
             panels[0].legend()
         if several:

@@ -87,6 +87,14 @@ def no_usual(recipe: str, metrics: list[str], option: str) -> str:
     )
 
 
+def heading(result: dict[str, Any]) -> str:
+    """What the sentences of an ablation are about."""
+    what, seeds = f"{result['metric']} on the {result['split']} split", result["seeds"]
+    if seeds == 1:
+        return f"{what}, one seed, differences from the first"
+    return f"{what}, {seeds} seeds, differences from the first with 95% intervals"
+
+
 def higher_is_better(metric: str) -> bool:
     """Whether more of it is better."""
     return metric in _HIGHER

@@ -130,17 +130,14 @@ def ablate(
         json: print JSON.
     """
     load_tensorflow()
+    from . import studies
     from .ablate import ablate as ablate_
 
     result = _study(ablate_, recipe, overrides, json, vary, seeds, directory=run_dir,
                     metric=metric, grid=grid, tune_each=tune_each)  # fmt: skip
     if result is not None:
         console = new_console()
-        console.print(
-            f"{result['metric']} on the {result['split']} split, {seeds} seeds, differences from "
-            "the first with 95% intervals",
-            highlight=False,
-        )
+        console.print(studies.heading(result), highlight=False)
         for row in result["variants"]:
             console.print(f"  {row['verdict']}", highlight=False, soft_wrap=True)
         if result["curve"] and result["curve"]["verdicts"]:
