@@ -197,11 +197,11 @@ def run_benchmarks(
     threads: int | None = None,
     only: str = "",
 ) -> list[dict[str, Any]]:
-    """Runs benchmarks and prints a table of each.
+    """Runs benchmarks and prints a table of each of their rows.
 
     Args:
         names: which; without any, all.
-        console: where tables and progress go.
+        console: where progress goes, and a table of each row as soon as it is done.
         as_json: print JSON instead.
         repeats: how often each side runs.
         threads: for each side; None: the libraries' own number.
@@ -226,10 +226,8 @@ def run_benchmarks(
     for name, rows in chosen.items():
         if not rows:
             continue
-        text = TABLE[name]
-        table = Table(title=f"{name}: {text}", title_justify="left", box=None, pad_edge=False)
-        for column in ("work", "side", "setting", "median", "unit", "ours / side [range]"):
-            table.add_column(column)
+        if not as_json:
+            console.print(f"{name}: {TABLE[name]}", highlight=False, soft_wrap=True)
         for row in rows:
             try:
                 found = compare(
@@ -240,20 +238,34 @@ def run_benchmarks(
                 failed.append(name)
                 continue
             results += [{"benchmark": name, **line} for line in found]
-            for line in found:
-                table.add_row(
-                    row.label, line["side"],
-                    ", ".join(f"{k}={v}" for k, v in line["setting"].items()),
-                    f"{line['median']:,.4g}", line["unit"],
-                    f"{line['ratio']:.2f} [{line['low']:.2f}, {line['high']:.2f}]",
-                )  # fmt: skip
-        if not as_json:
-            console.print(table)
+            if not as_json:
+                console.print(_table(row.label, found))
     if as_json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     if failed:
         raise BenchError(f"These could not run to their end: {', '.join(dict.fromkeys(failed))}.")
     return results
+
+
+def _table(label: str, found: list[dict[str, Any]]) -> Table:
+    """What :func:`compare` gives for a row, narrow enough for 80 columns."""
+    table = Table(title=label, title_justify="left", box=None, pad_edge=False)
+    for column in ("side", "setting"):
+        table.add_column(column)
+    table.add_column(found[0]["unit"], justify="right")
+    table.add_column("ours / side [range]")
+    for line in found:
+        table.add_row(
+            line["side"],
+            ", ".join(f"{k}={v}" for k, v in line["setting"].items()),
+            _digits(line["median"]),
+            f"{line['ratio']:.2f} [{line['low']:.2f}, {line['high']:.2f}]",
+        )
+    return table
+
+
+def _digits(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _rows(name: str, only: str) -> list[Row]:
@@ -284,7 +296,7 @@ def compare(
         unit = measured["unit"]
         for side, rate in found.items():
             rates[side].append(rate)
-            say(f"{row.label} {repeat + 1}/{repeats} {side}: {rate:,.4g} {unit}")
+            say(f"{row.label} {repeat + 1}/{repeats} {side}: {_digits(rate)} {unit}")
     ours = rates[row.sides[0]]
     lines = []
     for side in row.sides:
