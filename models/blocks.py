@@ -23,11 +23,11 @@ import keras
 from keras import layers, ops
 
 from .attention import MultiHeadAttention
-from .layers import Dropout, LayerNormalization, seeded, seeds
+from .layers import Dropout, LayerNormalization, gelu, seeded, seeds
 
 ACTIVATIONS = {
     "relu": ops.relu,
-    "gelu": partial(ops.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": partial(ops.gelu, approximate=True),
 }
 NORMS = ("post", "pre")

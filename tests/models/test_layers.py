@@ -11,6 +11,7 @@ from epochal.models.layers import (
     FusedBatchNormalization,
     LayerNormalization,
     PointwiseConv2D,
+    gelu,
 )
 
 SHAPE = (4, 3, 5, 6)
@@ -211,6 +212,25 @@ def step_of(layer, x):
         y = layer(x)
         loss = tf.reduce_sum(y**3)
     return [y, *tape.gradient(loss, [x, *(w.value for w in layer.trainable_weights)])]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gelu_and_its_gradient_equal_keras(dtype):
+    x = tf.cast(tf.concat([np.linspace(-9, 9, 2_001), [0.0, -40.0, 40.0]], 0), dtype)
+    upstream = tf.cast(tf.math.sin(tf.range(len(x), dtype=tf.float32)) + 2, dtype)
+
+    def both(function, x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return y, tape.gradient(y, x, upstream)
+
+    found = both(gelu, x, upstream)
+    wide = [tf.cast(value, tf.float64) for value in (x, upstream)]
+    expected = both(lambda x: keras.ops.gelu(x, approximate=False), *wide)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        close(a, b, {"float32": 1e-6, "bfloat16": 5e-3, "float16": 6e-4}[dtype])
 
 
 @pytest.mark.parametrize("shape", [(1000, 37), (3, 41, 23)])
