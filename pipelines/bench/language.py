@@ -55,7 +55,7 @@ def bert(
     )
     classes = rng.integers(0, 2, n)
     y = classes if task == "classification" else np.take_along_axis(ids, places, axis=1)
-    steps, epochs = (2, 2) if quick else (6, 4)
+    steps, epochs = (4, 3) if quick else (10, 5)
     if side == "Hugging Face":
         torch, transformers = hugging_face(threads)
         model = hugging_face_bert(transformers, task, sizes, vocabulary)
@@ -88,7 +88,7 @@ def gpt(
     vocabulary = rows["vocabulary"]
     both = random_ids(rows["batch"], rows["length"] + 1, vocabulary=vocabulary)
     ids, following = both[:, :-1].copy(), both[:, 1:].copy()
-    steps, epochs = (1, 2) if quick else (3, 4)
+    steps, epochs = (2, 3) if quick else (3, 4)
     if side == "Hugging Face":
         torch, transformers = hugging_face(threads)
         model = hugging_face_gpt(transformers, sizes, vocabulary)
