@@ -84,7 +84,7 @@ def ablate(
 
     Raises:
         RecipeError: a key or value that the recipe does not have, fewer than two variants; no
-            metric where none is usual, or one that the first run does not have.
+            metric where none is usual, or one that a run does not have.
         RunError: the directory holds another study.
     """
     from .recipes import get_recipe
@@ -214,7 +214,7 @@ def _train_variant(
             studies.compared_split(run.metrics, metric)
             row["runs"].append(run.metrics)
             row["histories"].append(run.history)
-    except studies.UnknownMetric:  # all variants lack it: say so after the first run, not the last
+    except studies.UnknownMetric:  # nothing can be compared: say so now, not after the last run
         raise
     except (ValueError, TypeError, RuntimeError, Diverged) as error:
         # One that fails is a result too; the other variants go on.
