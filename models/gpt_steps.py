@@ -3,11 +3,12 @@
 A step of one token reads every weight once and does little else: the memory's speed is its limit.
 What keeps it there, beside plain products of matrices:
 
-- Weights are read, and cast to the compute dtype, before the loop: in bfloat16 a step reads half
-  the bytes, and float32 weights are not cast again for every token.
-- A product with a single row runs on one core in TensorFlow. Each kernel is cut into ``_PARTS``
-  blocks of rows, whose products run side by side; the blocks share the kernel's memory. In
-  bfloat16 only the matrix of logits is: the sums of blocks would be rounded once more.
+- Weights are read, cast to the compute dtype and laid out anew before the loop. A step in bfloat16
+  reads half the bytes.
+- A row-major matrix is read by a product with a few rows at less than half of the memory's speed:
+  oneDNN copies it in pieces first. So a kernel is cut into blocks of columns, 128 bytes wide, and
+  one batched product takes them all, each where it lies and the cores side by side. Laying out
+  takes as long as two or three tokens and, in float32, as much memory as the weights again.
 - Keys and values of earlier tokens lie in two pieces. New ones are appended to the short piece,
   which is appended to the long one every ``_RECENT`` tokens: appending copies, as TensorFlow's
   scatter does not work in place on CPUs.
@@ -21,7 +22,7 @@ import tensorflow as tf
 
 from .blocks import ACTIVATIONS
 
-_PARTS = 2
+_BLOCK = 128  # bytes: two cache lines
 _RECENT = 32  # tokens
 
 
@@ -42,23 +43,23 @@ class Steps:
         self.norm = parts["norm"]
         self.embeddings = tf.convert_to_tensor(parts["embedding"].embeddings)
         self.positions = tf.convert_to_tensor(parts["positions"].embeddings)
-        rows = _blocks(self.embeddings, _PARTS)  # each [v / parts, width]
-        self.logits_kernels = [tf.cast(block, self.dtype) for block in rows]
+        self.logits_kernel = _laid_out(self.embeddings, self.dtype, transposed=True)
         self.blocks = [self._ready(block) for block in parts["blocks"]]
 
     def _ready(self, block) -> dict[str, Any]:
         attention = block.attention
         dense = {
-            "query": attention.query, "key": attention.key, "value": attention.value,
-            "project": attention.project, "expand": block.expand, "contract": block.contract,
-        }  # fmt: skip
-        parts = _PARTS if self.dtype == tf.float32 else 1
+            "ask": (attention.query, attention.key, attention.value),
+            "project": (attention.project,),
+            "expand": (block.expand,),
+            "contract": (block.contract,),
+        }
         ready = {
             name: (
-                [tf.cast(kernel, self.dtype) for kernel in _blocks(layer.kernel, parts)],
-                tf.cast(tf.convert_to_tensor(layer.bias), self.dtype),
+                tf.concat([_laid_out(layer.kernel, self.dtype) for layer in layers], axis=0),
+                [tf.cast(tf.convert_to_tensor(layer.bias), self.dtype) for layer in layers],
             )
-            for name, layer in dense.items()
+            for name, layers in dense.items()
         }
         norms = {"attention_norm": block.attention_norm, "dense_norm": block.dense_norm}
         return {**ready, **norms, "window": attention.window}
@@ -86,8 +87,8 @@ class Steps:
             x, new = self._block(block, x, long[i], recent[i])
             after.append(new)
         x = tf.cast(self.norm(x), self.dtype)
-        logits = [tf.matmul(x, rows, transpose_b=True) for rows in self.logits_kernels]
-        return tf.cast(tf.concat(logits, axis=1), tf.float32), {"long": long, "recent": after}
+        logits = _product(x, self.logits_kernel)[:, : self.embeddings.shape[0]]
+        return tf.cast(logits, tf.float32), {"long": long, "recent": after}
 
     def _block(self, block, x, long, recent):
         def norm(y, name):
@@ -96,15 +97,14 @@ class Steps:
         y, recent = self._attend(block, norm(x, "attention_norm") if self.pre else x, long, recent)
         x = x + y if self.pre else norm(x + y, "attention_norm")
         y = norm(x, "dense_norm") if self.pre else x
-        y = self._dense(block["contract"], self.activation(self._dense(block["expand"], y)))
+        (y,) = _dense(block["expand"], y)
+        (y,) = _dense(block["contract"], self.activation(y))
         return (x + y if self.pre else norm(x + y, "dense_norm")), recent
 
     def _attend(self, block, x, long, recent):
         """Attention of x [n, d] to the past and itself; see :class:`.MultiHeadAttention`."""
         shape = [-1, self.heads, 1, self.size]
-        query, key, value = (
-            tf.reshape(self._dense(block[name], x), shape) for name in ("query", "key", "value")
-        )
+        query, key, value = (tf.reshape(y, shape) for y in _dense(block["ask"], x))
         recent = _append(recent[0], key), _append(recent[1], value)
         query *= tf.cast(self.size**-0.5, self.dtype)
         scores = tf.concat(
@@ -119,21 +119,34 @@ class Steps:
         mixed = tf.matmul(weights[..., :before], long[1])
         mixed += tf.matmul(weights[..., before:], recent[1])
         mixed = tf.reshape(mixed, [-1, self.heads * self.size])
-        return self._dense(block["project"], mixed), recent
-
-    def _dense(self, weights, x):
-        kernels, bias = weights
-        sizes = [kernel.shape[0] for kernel in kernels]
-        pieces = tf.split(x, sizes, axis=1) if len(sizes) > 1 else [x]
-        products = [tf.matmul(a, b) for a, b in zip(pieces, kernels, strict=True)]
-        return tf.add_n(products) + bias
+        return _dense(block["project"], mixed)[0], recent
 
 
-def _blocks(matrix, parts: int) -> list[tf.Tensor]:
-    """A matrix cut into blocks of rows. Slices of the first axis share its memory."""
-    matrix = tf.convert_to_tensor(matrix)
-    size = -(-matrix.shape[0] // parts)
-    return [matrix[i : i + size] for i in range(0, matrix.shape[0], size)]
+def _dense(layers, x) -> list[tf.Tensor]:
+    """Dense layers of one x [n, k], whose blocks of columns follow each other."""
+    kernels, biases = layers
+    together = tf.split(_product(x, kernels), len(biases), axis=1)
+    return [y[:, : b.shape[0]] + b for y, b in zip(together, biases, strict=True)]
+
+
+def _product(x, blocks):
+    """x [n, k] times blocks of columns [m, k, b] -> [n, m b]."""
+    products = tf.transpose(tf.matmul(x[None], blocks), [1, 0, 2])
+    return tf.reshape(products, [-1, blocks.shape[0] * blocks.shape[2]])
+
+
+def _laid_out(matrix, dtype, transposed: bool = False):
+    """A matrix [k, c], or its transpose, as blocks of columns [m, k, b], b being 128 bytes.
+
+    Columns of zeros fill the last block.
+    """
+    matrix = tf.cast(tf.convert_to_tensor(matrix), dtype)
+    width = _BLOCK // matrix.dtype.size
+    if transposed:
+        matrix = tf.pad(matrix, [[0, -matrix.shape[0] % width], [0, 0]])
+        return tf.transpose(tf.reshape(matrix, [-1, width, matrix.shape[1]]), [0, 2, 1])
+    matrix = tf.pad(matrix, [[0, 0], [0, -matrix.shape[1] % width]])
+    return tf.transpose(tf.reshape(matrix, [matrix.shape[0], -1, width]), [1, 0, 2])
 
 
 def _append(past, new):
