@@ -17,19 +17,14 @@ it (id 0), blocks take it and hand it on.
 
 from __future__ import annotations
 
-from functools import partial
-
 import keras
-from keras import layers, ops
+from keras import layers
 
+from .activations import gelu, gelu_tanh, relu
 from .attention import MultiHeadAttention
-from .layers import Dropout, LayerNormalization, gelu, seeded, seeds
+from .layers import Dropout, LayerNormalization, seeded, seeds
 
-ACTIVATIONS = {
-    "relu": ops.relu,
-    "gelu": gelu,
-    "gelu_tanh": partial(ops.gelu, approximate=True),
-}
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh}
 NORMS = ("post", "pre")
 
 
@@ -192,7 +187,7 @@ class TransformerBlock(layers.Layer):
                 before(self.cross_norm), memory=memory, key_mask=memory_mask, training=training
             )
             x = after(y, self.cross_norm)
-        y = ACTIVATIONS[self.activation](self.expand(before(self.dense_norm)))
+        y = ACTIVATIONS[self.activation](self.expand(before(self.dense_norm)), training)
         x = after(self.contract(y), self.dense_norm)
         return x if cache is None else (x, cache)
 

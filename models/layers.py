@@ -7,7 +7,6 @@ from 274 to 211 ms; without any normalisation it takes 185.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -117,31 +116,6 @@ def _layer_normalized(x, gamma, beta, epsilon: float):
         return unit * gamma + beta, gradient
 
     return normalized(x, gamma, beta)
-
-
-def gelu(x):
-    """x Phi(x), Phi the normal distribution: ``keras.ops.gelu(x, approximate=False)``, only faster.
-
-    Same outputs and gradients, of x in any shape and dtype; in between all is float32 at least, and
-    the gradient is written out: Phi(x) + x phi(x). TensorFlow's error function takes half of
-    the time of its complement, which Keras calls, and in bfloat16 a third.
-
-    Source: Hendrycks, Gimpel: Gaussian Error Linear Units (2016), section 2.
-    """
-
-    @tf.custom_gradient
-    def of(x):
-        precise = tf.float64 if x.dtype == tf.float64 else tf.float32
-        wide = tf.cast(x, precise)
-        share = 0.5 + 0.5 * tf.math.erf(0.5**0.5 * wide)
-
-        def gradient(upstream):
-            density = (2 * math.pi) ** -0.5 * tf.exp(-0.5 * tf.square(wide))
-            return tf.cast(tf.cast(upstream, precise) * (share + wide * density), x.dtype)
-
-        return tf.cast(wide * share, x.dtype), gradient
-
-    return of(tf.convert_to_tensor(x))
 
 
 @keras.saving.register_keras_serializable("epochal")
