@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from .data import SourceError
 
-LONGEST = 256  # new tokens in an answer to a prompt, at most
+USUAL = 256  # new tokens of an answer where nobody says how many
+_ENDLESS = 4_096  # new tokens, at most, of a model whose context does not end
 _SPECS = {
     "prompt": tf.TensorSpec([None], tf.string, name="prompt"),
     "max_new_tokens": tf.TensorSpec([None], tf.int32, name="max_new_tokens"),
@@ -35,7 +36,7 @@ class Generation:
     """
 
     max_new_tokens: int | None = None
-    """At most so many; None: as many as fit into the context, and no more than ``LONGEST``."""
+    """At most so many; None: as many as fit into the context, and no more than ``USUAL``."""
     temperature: float = 0.8
     """Logits are divided by it; 0 takes the likeliest token each time."""
     top_k: int = 0
@@ -53,7 +54,7 @@ class Generation:
         if isinstance(self.stop, str):
             raise SourceError(f"stop has to be a sequence of strings; got {self.stop!r} alone.")
         checks = {
-            "max_new_tokens": (1 <= self.most <= LONGEST, f"1 to {LONGEST}"),
+            "max_new_tokens": (self.most >= 1, "1 or more"),
             "temperature": (0 <= self.temperature < np.inf, "0 or more"),
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
@@ -67,7 +68,7 @@ class Generation:
     @property
     def most(self) -> int:
         """What the graph is told, which ends by itself where the context does."""
-        return LONGEST if self.max_new_tokens is None else self.max_new_tokens
+        return USUAL if self.max_new_tokens is None else self.max_new_tokens
 
     def inputs(self, prompts: Sequence[bytes]) -> dict[str, tf.Tensor]:
         """What the signature ``generate_full`` takes, with the same settings for all prompts."""
@@ -92,7 +93,7 @@ def functions(model, preprocess):
     and the signatures ``generate`` and ``generate_full``, tf.functions of a dict."""
     tokenizer = preprocess.tokenizer
     end = tokenizer.end_id if tokenizer.end_id >= 0 else None
-    run = model.generator(LONGEST, end, pieces=tokenizer.pieces)
+    run = model.generator(_longest(model), end, pieces=tokenizer.pieces)
     default = Generation()
 
     def write(x, settings):
@@ -117,9 +118,15 @@ def functions(model, preprocess):
 
 
 def check_prompts(run, prompts: Sequence[str], settings: Generation) -> None:
-    """Raises SourceError for a prompt that leaves no room for so many tokens in the context."""
+    """Raises SourceError for more tokens than the model writes, or than a prompt leaves room for in
+    its context."""
     context = run.model.get_config().get("context")
     if context is None:
+        if settings.most > _ENDLESS:
+            raise SourceError(
+                f"max_new_tokens can be {_ENDLESS:,} at most; got {settings.most:,}. Go on from "
+                "the answer with another prompt."
+            )
         return
     for prompt, ids in zip(prompts, run.preprocess.python(list(prompts)), strict=True):
         room = context - max(1, len(ids))
@@ -135,3 +142,9 @@ def check_prompts(run, prompts: Sequence[str], settings: Generation) -> None:
                 f"there is room for {room} more, not {settings.max_new_tokens}. Ask for fewer, or "
                 "shorten the prompt."
             )
+
+
+def _longest(model) -> int:
+    """New tokens in an answer, at most: a prompt has one at least."""
+    context = model.get_config().get("context")
+    return _ENDLESS if context is None else max(1, context - 1)

@@ -171,7 +171,8 @@ def predict(
         run: a run directory.
         inputs: image files, one CSV file with a header, or - for standard input; of generators
             seeds such as 0 1 2, or SEED:CLASS; of language models prompts, or files of such.
-        max_new_tokens: language models: the most tokens of an answer, up to 256.
+        max_new_tokens: language models: the most tokens of an answer; by default 256, fewer where
+            the context ends.
         temperature: language models: 0 takes the likeliest token each time; by default 0.8.
         top_k: language models: draw among the so many likeliest tokens.
         top_p: language models: draw among the likeliest tokens with this probability together.

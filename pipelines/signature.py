@@ -25,7 +25,7 @@ _MEANINGS = {
     "q_values": "what is expected from each action: the discounted sum of rewards",
     "action": "the best one, counted from 0",
     "prompt": "the beginning of a text, in UTF-8",
-    "max_new_tokens": "how many tokens are written, at most; no more than 256",
+    "max_new_tokens": "how many tokens are written, at most; fewer where the context ends",
     "temperature": "logits are divided by it; 0 takes the likeliest token each time",
     "top_k": "draw among the so many likeliest tokens; 0: among all",
     "top_p": "draw among the likeliest tokens that together have this probability; 1: among all",

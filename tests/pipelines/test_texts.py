@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from epochal.pipelines import texts
+from epochal.pipelines.data import SourceError
 from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import export
+from epochal.pipelines.generation import Generation
 from epochal.pipelines.predict import predict
 from epochal.pipelines.recipe import Algorithm, Choice, Data, Recipe
 from epochal.pipelines.train import train
@@ -96,6 +98,8 @@ def test_a_language_model_learns_a_rhyme_and_goes_on_with_it(writing):
     assert found["token_accuracy"]["value"] > 0.8
     answer = predict(writing, ["the cat sat"])[0]["text"]
     assert " on" in answer
+    with pytest.raises(SourceError, match="4,096 at most; got 5,000"):
+        predict(writing, ["the cat sat"], Generation(max_new_tokens=5_000))
     directory = export(writing)
     n = 3
     request = {
