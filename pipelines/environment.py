@@ -43,9 +43,11 @@ def describe() -> dict[str, Any]:
 
 
 def starting_weights(recipe: Recipe) -> dict[str, str] | None:
-    """The file that the model starts from (``model.weights``) and its SHA-256; None without one,
-    or where several files hold the weights."""
-    given = recipe.model.options.get("weights")
+    """The file that the model or its encoder starts from (``model.weights``, or that of
+    ``model.encoder_options``) and its SHA-256; None without one, or where several files hold the
+    weights."""
+    options = recipe.model.options
+    given = options.get("weights") or (options.get("encoder_options") or {}).get("weights")
     if not isinstance(given, str):
         return None
     try:

@@ -17,6 +17,7 @@ from epochal.pipelines import evaluate, export, predict
 from epochal.pipelines import recipe as r
 from epochal.pipelines.cli import _main
 from epochal.pipelines.data import SourceError, load
+from epochal.pipelines.environment import starting_weights
 from epochal.pipelines.recipe import Data, RecipeError, override
 from epochal.pipelines.recipes import get_recipe
 from epochal.pipelines.run import Run, RunError
@@ -144,6 +145,14 @@ def test_a_run_without_training_predicts_exports_and_says_what_it_lacks(small, t
     assert digest in card
     assert "test split" not in card
     assert "| metric |" not in card
+
+
+def test_where_an_encoder_starts_from_is_recorded_too(small):
+    path = small[0].model.options["weights"]
+    recipe = override(get_recipe("simclr-digits"), {"model.encoder_options": {"weights": path}})
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert starting_weights(recipe) == {"file": path, "sha256": digest}
+    assert starting_weights(get_recipe("simclr-digits")) is None
 
 
 def test_zero_epochs_on_labelled_images_measure_the_weights(small, tmp_path):
