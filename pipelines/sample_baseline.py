@@ -33,7 +33,8 @@ def images(train: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
     flat = train.reshape(len(train), -1).astype(np.float32) / 255
     pca = PCA(min(DIMENSIONS, *flat.shape), random_state=seed)
-    inner = pca.fit_transform(flat)
+    # In single precision EM ends with covariances that are none.
+    inner = pca.fit_transform(flat).astype(np.float64)
     mixture = GaussianMixture(
         max(1, min(COMPONENTS, len(flat) // _EACH)),
         max_iter=_STEPS,
