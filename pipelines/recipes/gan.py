@@ -17,9 +17,8 @@ from . import recipe
 def gan_ring() -> Recipe:
     """Eight Gaussians in the plane: a generator that forgets some of them is seen to.
 
-    2 CPU cores, under a minute (58 s of CPU on one busy core). Over the seeds 0, 1 and 2 8, 8 and 8
-    of the 8 modes, 94 to 95% good samples; D says 0.50 to 0.56 of real points and 0.49 to 0.56 of
-    generated ones.
+    One of 2 CPU cores, 40 to 46 s. Over the seeds 0, 1 and 2 8, 8 and 8 of the 8 modes, 94 to 95%
+    good samples; D says 0.51 to 0.52 of real points and 0.49 to 0.50 of generated ones.
 
     The loss is Goodfellow's; the optimizer is Adam, without momentum as in Gulrajani et al. (2017),
     where Radford et al. (2015) halve it and Goodfellow et al. (2014) have SGD. Chosen on the seeds
@@ -65,7 +64,8 @@ def gan_ring() -> Recipe:
 def gan_digits() -> Recipe:
     """Handwritten digits of 8x8 pixels by dense networks.
 
-    2 CPU cores. Not measured; projected: 2 minutes.
+    One of 2 CPU cores, 2 minutes, seed 0: most samples look like digits (diversity 0.94); D says
+    0.51 of real ones and 0.45 of generated ones.
 
         epochal train gan-digits
     """
@@ -98,8 +98,9 @@ def gan_digits() -> Recipe:
 def dcgan_fashion_mnist() -> Recipe:
     """Clothes of 28x28 pixels by convolutions, with the Adam of Radford et al. 2015, section 4.
 
-    2 CPU cores. Not measured; projected: 14 minutes. Expected: a Frechet distance below half of
-    the baseline's.
+    One of 2 CPU cores, 19 minutes, seed 0. By the features of `resnet20-fashion-mnist` a Frechet
+    distance of 5.2, where a Gaussian mixture on 64 principal components has 11.0; precision 0.78
+    (0.71), recall 0.63 (0.37). The samples look like clothes; every seventh or so is torn.
 
         epochal train dcgan-fashion-mnist
     """

@@ -36,7 +36,8 @@ from . import recipe
 def simclr_digits() -> Recipe:
     """SimCLR on scikit-learn's 8x8 digits: crops and shades, no mirror images.
 
-    2 CPU cores. Not measured; projected: 1 minute.
+    One of 2 CPU cores, 2 minutes, seed 0: a linear probe has 94.7% of the test digits (before
+    training 70.5%), the nearest neighbours 93.9% (72.4%).
 
         epochal train simclr-digits --run-dir runs/simclr
         epochal evaluate runs/simclr --fraction 0.05
