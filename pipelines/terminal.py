@@ -72,6 +72,13 @@ def log_to(console: Console) -> None:
     logger.handlers = [Handler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+
+
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    """False for TensorFlow's advice about retracing: it takes the graphs of several models, which
+    one command trains and measures, for ever new ones of one function."""
+    return "tf.function retracing" not in record.getMessage()
 
 
 def print_json(content: Any, indent: int | None = 2) -> None:
