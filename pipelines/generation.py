@@ -12,7 +12,7 @@ import tensorflow as tf
 from .data import SourceError
 
 USUAL = 256  # new tokens of an answer where nobody says how many
-_ENDLESS = 4_096  # new tokens, at most, of a model whose context does not end
+_ENDLESS = 1_024  # new tokens, at most, of a model whose context does not end
 _SPECS = {
     "prompt": tf.TensorSpec([None], tf.string, name="prompt"),
     "max_new_tokens": tf.TensorSpec([None], tf.int32, name="max_new_tokens"),

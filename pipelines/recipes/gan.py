@@ -100,7 +100,7 @@ def dcgan_fashion_mnist() -> Recipe:
 
     One of 2 CPU cores, 19 minutes, seed 0. By the features of `resnet20-fashion-mnist` a Frechet
     distance of 5.2, where a Gaussian mixture on 64 principal components has 11.0; precision 0.78
-    (0.71), recall 0.63 (0.37). The samples look like clothes; every seventh or so is torn.
+    (0.71), recall 0.63 (0.37). The samples look like clothes; some are torn.
 
         epochal train dcgan-fashion-mnist
     """

@@ -65,8 +65,10 @@ def simclr_digits() -> Recipe:
 def simclr_fashion_mnist() -> Recipe:
     """SimCLR with a ResNet-20 on Fashion-MNIST in four epochs.
 
-    2 CPU cores with bfloat16 instructions. Not measured; projected: 10 minutes, and 15 for the
-    follow-up. Needs the set in TFDS_DATA_DIR.
+    One of 2 CPU cores with bfloat16 instructions, 14 minutes, and 10 on both for the follow-up of
+    three runs. Over the seeds 0, 1 and 2 a linear probe has 82.7, 82.9 and 84.0% of the test images
+    (before training 63.3, 65.2 and 65.0%). With 600 labels four epochs are not enough to gain:
+    fine-tuned 81.8, from scratch 81.6%, +0.3 [-1.0, 1.5] points. Needs the set in TFDS_DATA_DIR.
 
         epochal train simclr-fashion-mnist --run-dir runs/simclr
         epochal evaluate runs/simclr --fraction 0.01

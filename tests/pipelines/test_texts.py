@@ -98,7 +98,7 @@ def test_a_language_model_learns_a_rhyme_and_goes_on_with_it(writing):
     assert found["token_accuracy"]["value"] > 0.8
     answer = predict(writing, ["the cat sat"])[0]["text"]
     assert " on" in answer
-    with pytest.raises(SourceError, match="4,096 at most; got 5,000"):
+    with pytest.raises(SourceError, match="1,024 at most; got 5,000"):
         predict(writing, ["the cat sat"], Generation(max_new_tokens=5_000))
     directory = export(writing)
     n = 3
