@@ -12,7 +12,7 @@ from epochal.pipelines.data.source import SourceError
 from epochal.pipelines.data.tokenizers.simple import printable_bytes
 from epochal.pipelines.evaluate import evaluate
 from epochal.pipelines.export import export
-from epochal.pipelines.generation import Generation
+from epochal.pipelines.generation import USUAL, Generation, functions
 from epochal.pipelines.predict import predict, scores
 from epochal.pipelines.recipe import RecipeError, override
 from epochal.pipelines.recipes import get_recipe
@@ -121,6 +121,21 @@ def test_predict_takes_settings_and_the_export_gives_the_same(run):
         "prompt", "max_new_tokens", "temperature", "top_k", "seed",
     }  # fmt: skip
     assert described["generate_full"]["inputs"]["stop"]["dtype"] == "string"
+
+
+def test_an_answer_is_as_long_as_the_context_allows(run):
+    model = gpt.GPT(len(PIECES), **SIZES | {"context": 300}, pad_id=len(PIECES) - 1, seed=0)
+    words, norm = model.parts["embedding"].embeddings, model.parts["norm"]
+    rows = words.numpy()
+    rows[PIECES.index("x")] *= 10
+    words.assign(rows)
+    norm.gamma.assign(norm.gamma * 0)
+    norm.beta.assign(rows[PIECES.index("x")])  # whatever came before, x follows
+    _, signatures = functions(model, run.preprocess)
+    for asked, given in ((280, 280), (None, USUAL), (900, 299)):
+        settings = Generation(max_new_tokens=asked, temperature=0.0)
+        text = signatures["generate_full"](settings.inputs([b"h"]))["text"].numpy()[0]
+        assert text == b"x" * given
 
 
 def test_settings_and_prompts_out_of_range_are_refused(run):
